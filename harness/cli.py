@@ -1,0 +1,168 @@
+"""The command line: thin shells over public functions. `harness --help` imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from harness import __version__
+from harness.errors import HarnessError
+
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+
+
+class Multiple(click.ParamType):
+    """A budget multiple: `1x`, `0.3x` or `0.3`."""
+
+    name = "multiple"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return float(str(value).removesuffix("x"))
+        except ValueError:
+            self.fail(f"budget {value!r}: expected a positive multiple, such as 0.5x", param, ctx)
+
+
+class Group(click.Group):
+    """A group whose misspelt commands name the nearest one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            from harness.errors import unknown
+
+            raise unknown("command", args[0], self.commands)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Group, context_settings={"auto_envvar_prefix": "HARNESS", "help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="harness")
+def cli() -> None:
+    """Benchmark multi-task SFT strategies at equal compute."""
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that `run` and `plan` share; each has an environment variable HARNESS_<OPTION>."""
+    options = [
+        click.option("--strategy", default="proportional", show_default=True, metavar="NAME|FILE.py"),
+        click.option("--model", default="pocket", show_default=True, metavar="NAME|HUB_ID|DIR"),
+        click.option("--suite", default=None, metavar="NAME|FILE", help="default: pocket, or bbh with another model"),
+        click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0)),
+        click.option("--budget", default="1x", show_default=True, type=Multiple()),
+        click.option("--lr", default=None, type=float, help="default: the suite's"),
+        click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="a strategy's hyperparameter"),
+        click.option("--mode", default="full", show_default=True, metavar="full|lora"),
+        click.option("--scorer", default="auto", show_default=True, type=click.Choice(["auto", "hf", "vllm"])),
+        click.option("--mirror", default=None, type=DIRECTORY, help="look in DIR/models and DIR/datasets before the hub"),
+        click.option("--limit", default=None, type=int, help="rows a task and split; makes the record unofficial"),
+        click.option("--runs", default=Path("runs"), show_default=True, type=DIRECTORY),
+        click.option("--force", is_flag=True, help="run again although a finished record exists"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@run_options
+def run(options: tuple[str, ...], **values: Any) -> None:
+    """Fine-tune under a strategy, score the answer, and write runs/<id>/record.json."""
+    from harness import progress
+    from harness.run import Request, execute, finished, prepare
+
+    progress.quiet()
+    plan = prepare(Request(options=_pairs(options), **values))
+    done = finished(plan)
+    if done:
+        click.echo(f"harness: run {plan.id} is already done (--force runs it again)", err=True)
+    else:
+        with progress.Live(f"{plan.identity.strategy} on {plan.identity.suite}") as live:
+            done = execute(plan, live.watch, live.say)
+    from harness import record, show
+
+    show.tables(record.read(done))
+    click.echo(str(done))
+
+
+def _pairs(options: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals or not key:
+            raise HarnessError(f"option {option!r}: expected key=value")
+        pairs[key.strip()] = value
+    return pairs
+
+
+@cli.command()
+@click.argument("what", metavar="RUN_DIR|RECORD", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="print the record as JSON and nothing else")
+@click.option("--runs", default=Path("runs"), type=DIRECTORY)
+def show(what: Path, as_json: bool, runs: Path) -> None:
+    """Scores before and after, and the ledger, of one run."""
+    from harness import record
+    from harness import show as view
+
+    if not what.exists() and (runs / what).exists():
+        what = runs / what
+    found = record.read(what)
+    if as_json:
+        click.echo(json.dumps(found.model_dump(mode="json"), indent=1, sort_keys=True))
+    else:
+        view.tables(found)
+
+
+@cli.command("list")
+@click.argument("what", type=click.Choice(["strategies", "models", "suites", "runs"]))
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--runs", default=Path("runs"), type=DIRECTORY)
+def list_(what: str, as_json: bool, runs: Path) -> None:
+    """What there is: strategies, models, suites or runs."""
+    from harness import show as view
+
+    rows = view.listing(what, runs)
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    else:
+        view.print_rows(rows)
+
+
+@cli.command()
+@click.option("--results", default=Path("results"), show_default=True, type=DIRECTORY)
+@click.option("--runs", default=Path("runs"), show_default=True, type=DIRECTORY)
+@click.option("--out", default=Path("dist"), show_default=True, type=DIRECTORY)
+def site(results: Path, runs: Path, out: Path) -> None:
+    """Render the leaderboard from records into plain files."""
+    from harness.publish import build
+
+    click.echo(str(build([results, runs], out)))
+
+
+def main() -> NoReturn:
+    """Entry point: one line on stderr and exit 2 for a wrong request, 1 for a failed run."""
+    debug = os.environ.get("HARNESS_DEBUG") == "1"
+    try:
+        cli.main(standalone_mode=False)
+    except HarnessError as error:
+        if debug:
+            raise
+        _exit(str(error), error.exit_code)
+    except click.ClickException as error:
+        _exit(error.format_message().replace("\n", " "), 2)
+    except (KeyboardInterrupt, click.Abort):
+        _exit("interrupted; run the same command to go on", 1)
+    except Exception as error:
+        if debug:
+            raise
+        _exit(f"{type(error).__name__}: {error} (a bug; HARNESS_DEBUG=1 shows where)", 1)
+    sys.exit(0)
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    click.echo(f"harness: {' '.join(message.split())}", err=True)
+    sys.exit(code)

@@ -1,0 +1,47 @@
+"""What a record says of the machine: versions, device, threads, revisions - never a host, a user or a path."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+from harness import record
+from harness.models import Model
+from harness.suite import Suite
+
+PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "lm_eval", "peft", "numpy", "safetensors")
+
+
+def describe(suite: Suite, model: Model) -> record.Environment:
+    """The environment of this process."""
+    import torch
+
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"cpu ({platform.machine()})"
+    return record.Environment(
+        git=git(Path(__file__).resolve().parent),
+        packages={name: importlib.metadata.version(name) for name in PACKAGES},
+        python=platform.python_version(),
+        device=device,
+        threads=torch.get_num_threads(),
+        model_revision=model.revision,
+        data_revisions={suite.data.hub: suite.data.revision} if suite.data.hub else {},
+        template_sha256=suite.template_sha256,
+    )
+
+
+def git(folder: Path) -> record.Git:
+    """Commit and dirtiness of the clone that this package runs from; both None when it is installed from a wheel."""
+
+    def ask(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    top = ask("rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != folder.parent:
+        return record.Git(commit=None, dirty=None)
+    return record.Git(commit=ask("rev-parse", "HEAD"), dirty=bool(ask("status", "--porcelain")))

@@ -1,0 +1,38 @@
+"""Errors by what they mean to the person at the terminal: each carries one line, and the exit status it leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class HarnessError(Exception):
+    """The request was wrong (exit 2): the message names the value, what was expected and the nearest valid name."""
+
+    exit_code = 2
+
+
+class RunFailed(HarnessError):
+    """The run could not go on (exit 1): a NaN loss, a full disk, a scorer that failed. The journal is kept."""
+
+    exit_code = 1
+
+
+class NonDeterministicStrategy(RunFailed):
+    """A replayed strategy asked for another verb or other arguments than the journal holds."""
+
+
+class BudgetExhausted(BaseException):
+    """The next billed verb does not fit under the cap.
+
+    Not an `Exception`, so that a strategy's own `except Exception` cannot swallow it; the run ends cleanly and its last
+    `answer` counts.
+    """
+
+
+def unknown(kind: str, name: str, valid: Iterable[str]) -> HarnessError:
+    """An error for a name that does not exist, with the nearest one that does."""
+    names = sorted(valid)
+    near = get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    return HarnessError(f"unknown {kind} {name!r}; {hint}")

@@ -1,0 +1,74 @@
+"""The journal: one line per finished verb with its arguments' digest and its result, each line checksummed.
+
+It is written for durable replay: `run(lab)` started again asks for the same verbs in the same order, and a verb whose
+line exists answers from it. A different verb or other arguments is `NonDeterministicStrategy`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+from harness.errors import NonDeterministicStrategy
+from harness.paths import canonical
+
+
+class Journal:
+    """Append-only `journal.jsonl`. `replay` holds the finished lines that a restarted run answers from."""
+
+    def __init__(self, path: Path | None, replay: list[dict[str, Any]] | None = None) -> None:
+        self._replay = replay or []
+        self._file: IO[str] | None = path.open("a", encoding="utf-8") if path else None
+        self.verbs = 0
+
+    def recall(self, verb: str, args: str) -> dict[str, Any] | None:
+        """The finished line of the next verb, if there is one. Raises NonDeterministicStrategy if it differs."""
+        if self.verbs >= len(self._replay):
+            return None
+        line = self._replay[self.verbs]
+        if (line["verb"], line["args"]) != (verb, args):
+            raise NonDeterministicStrategy(
+                f"verb {self.verbs} was {line['verb']} and is {verb} on replay"
+                + ("" if line["verb"] != verb else " with other arguments")
+            )
+        self.verbs += 1
+        return line
+
+    def append(self, verb: str, args: str, result: Any, ledger_lines: int) -> None:
+        """Write one finished verb; it is on disk when this returns."""
+        line = {"i": self.verbs, "verb": verb, "args": args, "result": result, "ledger": ledger_lines}
+        self.verbs += 1
+        if self._file:
+            self._file.write(seal(line) + "\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+
+
+def seal(line: dict[str, Any]) -> str:
+    """One journal line with its checksum."""
+    text = json.dumps(line, sort_keys=True, separators=(",", ":"))
+    return canonical({"crc": zlib.crc32(text.encode())})[:-1] + "," + text[1:]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The intact lines, up to the first that is truncated or damaged."""
+    lines: list[dict[str, Any]] = []
+    for raw in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(raw)
+            crc = line.pop("crc")
+            text = json.dumps(line, sort_keys=True, separators=(",", ":"))
+        except (ValueError, KeyError, AttributeError):
+            break
+        if crc != zlib.crc32(text.encode()) or line.get("i") != len(lines):
+            break
+        lines.append(line)
+    return lines

@@ -1,0 +1,319 @@
+"""The lab that a run gives to its strategy: each verb is checked, computed, booked and journalled here."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+
+from harness.api import (
+    REST,
+    Checkpoint,
+    Example,
+    HarnessError,
+    History,
+    Keep,
+    Length,
+    Look,
+    Metric,
+    Mixture,
+    OptimizerState,
+    Score,
+    Split,
+    TaskInfo,
+    check_weights,
+)
+from harness.core import BASE, Core
+from harness.data import Row
+from harness.errors import unknown
+from harness.journal import Journal
+from harness.loop import Spec, run_stage
+from harness.paths import digest
+from harness.sampler import mixture_digest, stream
+
+T = TypeVar("T")
+LOG_NAME_BYTES, LOG_RUN_BYTES = 64_000, 1_000_000
+
+
+class JournalledBudget:
+    """Reads of the budget are journalled, so that a replay sees the values of that moment."""
+
+    def __init__(self, lab: RunLab) -> None:
+        self._lab = lab
+
+    @property
+    def total(self) -> int:
+        return self._lab._core.ledger.cap
+
+    @property
+    def spent(self) -> int:
+        return self._lab._verb("budget", [], lambda: self._lab._core.ledger.spent, int, int)
+
+    @property
+    def remaining(self) -> int:
+        return self.total - self.spent
+
+
+class RunLab:
+    """`harness.api.Lab` over one engine. See the protocol for what the verbs mean."""
+
+    def __init__(self, core: Core, journal: Journal, rows: Mapping[str, Mapping[str, list[Row]]], seed: int) -> None:
+        self._core, self._journal, self._rows, self._seed = core, journal, rows, seed
+        self._rng = stream(seed, "strategy")
+        self._samples: dict[tuple[str, str], int] = {}
+        self._logged: dict[str, int] = {}
+        self.seconds_inside = 0.0
+        self.budget = JournalledBudget(self)
+
+    @property
+    def tasks(self) -> Mapping[str, TaskInfo]:
+        return dict(self._core.info)
+
+    @property
+    def rng(self) -> np.random.Generator:
+        return self._rng
+
+    def _verb(
+        self, name: str, args: Any, compute: Callable[[], T], encode: Callable[[T], Any], decode: Callable[[Any], T]
+    ) -> T:
+        """Answer from the journal if this verb is finished there, else compute, book and journal it."""
+        key = digest(args)[:16]
+        line = self._journal.recall(name, key)
+        if line is not None:
+            return decode(line["result"])
+        core, started = self._core, time.perf_counter()
+        core.verb = self._journal.verbs
+        try:
+            result = compute()
+        finally:
+            self.seconds_inside += time.perf_counter() - started
+            core.ledger.flush()
+        self._journal.append(name, key, encode(result), len(core.ledger.entries))
+        return result
+
+    # --- train and look
+
+    def train(
+        self,
+        mixture: Mixture,
+        length: str = REST,
+        *,
+        metric: Metric | None = None,
+        eval_every: str | None = None,
+        keep: Keep = "last",
+        optimizer: OptimizerState = "keep",
+    ) -> History:
+        long, grid = Length.parse(length), Length.parse(eval_every) if eval_every else None
+        if grid and grid.unit == "rest":
+            raise HarnessError("eval_every: expected a step, epoch or budget length, not REST")
+        _one_of("keep", keep, ("last", "none", "best", "peaks"))
+        _one_of("optimizer", optimizer, ("keep", "fresh"))
+        _one_of("metric", metric, (None, "loss", "exact_match"))
+        self._known(mixture.weights)
+        args = [mixture_digest(mixture), length, eval_every, metric, keep, optimizer]
+
+        def compute() -> History:
+            core = self._core
+            core.ledger.require(0)
+            core.metric = metric
+            fresh = optimizer == "fresh"
+            start = core.new_stage(mixture, fresh)
+            batch = core.suite.train.effective_batch
+            history = run_stage(core, Spec(core.verb, start, mixture, long, grid, keep, batch, fresh))
+            if history.last.checkpoint and keep == "last":
+                core.loose.add(core.standing)
+                core.deferred = True
+            return history
+
+        return self._verb("train", args, compute, _history_to_json, _history_from_json)
+
+    def validate(
+        self,
+        tasks: Iterable[str] | None = None,
+        *,
+        metric: Metric | None = None,
+        n: int | None = None,
+        at: Checkpoint | None = None,
+    ) -> dict[str, Score]:
+        names = sorted(self._core.info if tasks is None else tasks)
+        self._known(names)
+        _one_of("metric", metric, (None, "loss", "exact_match"))
+        if n is not None and n < 1:
+            raise HarnessError(f"validate: n is {n}, expected at least 1")
+
+        def compute() -> dict[str, Score]:
+            if at is None or at.weights == self._core.standing:
+                return self._core.scores(names, metric, n, 0)
+            return self._look_through(at, names, metric, n)
+
+        args = [names, metric, n, at and at.weights]
+        return self._verb(
+            "validate",
+            args,
+            compute,
+            lambda scores: {t: asdict(s) for t, s in scores.items()},
+            lambda raw: {t: Score(**s) for t, s in raw.items()},
+        )
+
+    def _look_through(self, at: Checkpoint, names: list[str], metric: Metric | None, n: int | None) -> dict[str, Score]:
+        """Look at other weights and put ours back; optimizer and samplers are not touched."""
+        core = self._core
+        mine, standing = core.engine.weights(), core.standing
+        if at.weights == BASE:
+            core.engine.load_base()
+        else:
+            core.engine.load_weights(core.store.load(at.weights)[0]["model"])
+        core.standing = at.weights
+        try:
+            return core.scores(names, metric, n, 0)
+        finally:
+            core.engine.load_weights(mine)
+            core.standing = standing
+
+    # --- move
+
+    def checkpoint(self) -> Checkpoint:
+        return self._verb("checkpoint", [], lambda: Checkpoint(self._core.pin()), lambda c: c.weights, Checkpoint)
+
+    def rollback(self, to: Checkpoint, *, optimizer: Literal["restore", "fresh"] = "restore") -> None:
+        _one_of("optimizer", optimizer, ("restore", "fresh"))
+
+        def compute() -> None:
+            core = self._core
+            core.note("rollback", f"from {core.standing} to {to.weights}", {"weights": to.weights})
+            core.restore(to.weights, optimizer)
+
+        self._verb("rollback", [to.weights, optimizer], compute, lambda r: r, lambda r: None)
+
+    def answer(self, checkpoint: Checkpoint | None = None) -> None:
+        weights = checkpoint.weights if checkpoint else None
+
+        def compute() -> None:
+            core = self._core
+            if weights == core.standing:
+                core.settle()
+            if weights not in (None, BASE) and weights not in core.store:
+                raise HarnessError(f"answer: checkpoint {weights} was released; see Lab.train about `keep`")
+            previous, core.answer = core.answer, weights
+            if previous and previous != weights and previous not in core.loose | core.pinned:
+                core.store.drop(previous)
+            core.note("answer", weights or "the weights as they stand at the end", {"weights": weights})
+
+        self._verb("answer", [weights], compute, lambda r: r, lambda r: None)
+
+    # --- data (free)
+
+    def proportional(self, tasks: Iterable[str] | None = None) -> Mixture:
+        """Weights by number of examples: an epoch is one exact pass over them."""
+        sizes = self._sizes(tasks)
+        total = sum(sizes.values())
+        return Mixture({t: n / total for t, n in sizes.items()}, sizes, by_size=True)
+
+    def uniform(self, tasks: Iterable[str] | None = None) -> Mixture:
+        return self.temperature(tasks, 0.0)
+
+    def temperature(self, tasks: Iterable[str] | None = None, tau: float = 1.0) -> Mixture:
+        """Weights proportional to n ** tau: 1 is proportional, 0 uniform."""
+        if not (math.isfinite(tau) and tau >= 0):
+            raise HarnessError(f"temperature: tau is {tau}, expected a finite number >= 0")
+        return self.mixture({t: float(n) ** tau for t, n in self._sizes(tasks).items()})
+
+    def only(self, task: str) -> Mixture:
+        return self.proportional([task])
+
+    def mixture(self, weights: Mapping[str, float]) -> Mixture:
+        """Any weights, normalised to sum 1; an epoch is as long as the tasks with weight have examples."""
+        checked = check_weights(weights, self._core.info)
+        return Mixture(checked, self._sizes(checked))
+
+    def just(self, examples: Sequence[Example]) -> Mixture:
+        """Exactly these training examples, in this order."""
+        if not examples:
+            raise HarnessError("just(): at least one example is needed")
+        for example in examples:
+            if example.id not in self._core.by_id:
+                raise HarnessError(f"just(): {example.id!r} is not a training example")
+        tasks = [e.task for e in examples]
+        weights = {t: tasks.count(t) / len(tasks) for t in sorted(set(tasks))}
+        return Mixture(weights, {}, sequence=tuple(e.id for e in examples))
+
+    def sample(self, task: str, n: int, split: Split = "train") -> list[Example]:
+        self._known([task])
+        _one_of("split", split, ("train", "validation"))
+        rows = self._rows[split][task]
+        if not 0 < n <= len(rows):
+            raise HarnessError(f"sample: n is {n}, task {task!r} has {len(rows)} {split} examples")
+        count = self._samples[task, split] = self._samples.get((task, split), 0) + 1
+        chosen = stream(self._seed, "sample", task, split, count).permutation(len(rows))[:n]
+        items = (self._core.train if split == "train" else self._core.validation)[task]
+        return [
+            Example(rows[i].id, task, split, rows[i].prompt, rows[i].completion, items[i].tokens)
+            for i in sorted(chosen.tolist())
+        ]
+
+    def log(self, name: str, value: object) -> None:
+        plain = _plain(value)
+        size = len(json.dumps(plain))
+        total = self._logged[name] = self._logged.get(name, 0) + size
+        if total > LOG_NAME_BYTES or sum(self._logged.values()) > LOG_RUN_BYTES:
+            raise HarnessError(f"log {name!r}: more than {LOG_NAME_BYTES:,} bytes a name or {LOG_RUN_BYTES:,} a run")
+        self._verb("log", [name, digest(plain)], lambda: self._core.note("log", name, plain), lambda r: r, lambda r: None)
+
+    # --- checks
+
+    def _sizes(self, tasks: Iterable[str] | None) -> dict[str, int]:
+        if isinstance(tasks, str):
+            raise HarnessError(f"tasks: expected a list of names, found the string {tasks!r}")
+        names = sorted(self._core.info if tasks is None else set(tasks))
+        self._known(names)
+        if not names:
+            raise HarnessError("a mixture needs at least one task")
+        return {t: self._core.info[t].n_train for t in names}
+
+    def _known(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self._core.info:
+                raise unknown("task", str(name), self._core.info)
+
+
+def _one_of(what: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise HarnessError(f"{what} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+
+
+def _plain(value: object) -> Any:
+    """Arrays and numbers as JSON; a number that is not finite becomes null."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v) for v in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    raise HarnessError(f"log: a {type(value).__name__} is not JSON; give numbers, strings, lists or arrays")
+
+
+def _history_to_json(history: History) -> dict[str, Any]:
+    looks = [
+        [k.step, k.epoch, dict(k.values), k.value, k.checkpoint.weights if k.checkpoint else None] for k in history.looks
+    ]
+    return {
+        "looks": looks,
+        "steps": history.steps,
+        "epochs": history.epochs,
+        "train_loss": dict(history.train_loss),
+        "cut": history.cut,
+    }
+
+
+def _history_from_json(raw: Mapping[str, Any]) -> History:
+    looks = tuple(Look(s, e, v, p, Checkpoint(c) if c else None) for s, e, v, p, c in raw["looks"])
+    return History(looks, raw["steps"], raw["epochs"], raw["train_loss"], raw["cut"])

@@ -1,0 +1,211 @@
+"""One `train` verb: whole effective batches under the LR clock, looks on the grid, checkpoints where they are asked for."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from harness.api import Checkpoint, History, Keep, Length, Look, Mixture
+from harness.data import Item
+from harness.errors import RunFailed
+from harness.ledger import Cost, Ledger
+from harness.sampler import Sampler
+from harness.suite import Schedule
+
+
+class Clock:
+    """The LR clock of one lab: progress in [0, 1] moves by training only and reaches 1 when the budget is used up.
+
+    A step of f FLOPs with R left under the cap moves progress p by (1 - p) f / R. When nothing else is billed this is
+    training FLOPs over (cap - what was billed before the first step); a probe or a look in the middle makes later steps
+    count more instead of making the rate jump. See docs/adr/0001-lr-clock.md. It is never rolled back.
+    """
+
+    def __init__(self, schedule: Schedule, peak_lr: float) -> None:
+        self.schedule, self.peak_lr, self.progress = schedule, peak_lr, 0.0
+
+    def advance(self, flops: int, remaining: int) -> float:
+        """The learning rate of a step of `flops` when `remaining` are left before it; taken at the step's middle."""
+        before = self.progress
+        self.progress = min(1.0, before + (1.0 - before) * flops / remaining)
+        return self.rate((before + self.progress) / 2)
+
+    def rate(self, progress: float) -> float:
+        warmup = self.schedule.warmup
+        if progress < warmup:
+            return self.peak_lr * progress / warmup
+        rest = (1.0 - progress) / (1.0 - warmup)
+        shape = {"constant": 1.0, "linear": rest, "cosine": 0.5 * (1 + math.cos(math.pi * (1 - rest)))}
+        return self.peak_lr * shape[self.schedule.name]
+
+
+class Trainer(Protocol):
+    """What the loop needs of the lab around it."""
+
+    ledger: Ledger
+    sampler: Sampler
+    clock: Clock
+
+    def items(self, ids: list[str]) -> list[Item]: ...
+    def step_cost(self, items: list[Item]) -> Cost: ...
+    def take_step(self, items: list[Item], lr: float) -> tuple[tuple[float, ...], Cost]: ...
+    def look_cost(self) -> int: ...
+    def look(self, step: int, epoch: float) -> Look: ...
+    def save(self, weights: str, restart: bool) -> None: ...
+    def release(self, weights: str) -> None: ...
+    def stepped(self, step: int, rows: int, loss: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The arguments of one `train` verb, resolved. `start` names the weights that it begins with."""
+
+    verb: int
+    start: str
+    mixture: Mixture
+    length: Length
+    grid: Length | None
+    keep: Keep
+    batch: int
+    fresh: bool
+
+
+@dataclass
+class Stage:
+    """The state of a running `train` verb: plain values, so that a snapshot can hold it."""
+
+    spec: Spec
+    cap: int
+    step: int = 0
+    billed: int = 0
+    next_look: int = 1
+    cut: bool = False
+    looks: list[Look] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    loss: dict[str, list[float]] = field(default_factory=dict)
+
+    def epochs(self) -> float:
+        return self.step * self.spec.batch / self.spec.mixture.epoch_examples
+
+    def grid_step(self, length: Length, k: int) -> int:
+        """The step of the k-th multiple of a length in steps or epochs; at least k, so that no two coincide."""
+        per = 1.0 if length.unit == "step" else self.spec.mixture.epoch_examples / self.spec.batch
+        return max(k, round(k * length.amount * per))
+
+    def complete(self, next_cost: int) -> bool:
+        """Whether the asked length is reached (never by running out of budget: that is a cut)."""
+        length = self.spec.length
+        if length.unit == "rest":
+            return False
+        if length.unit == "budget":
+            return self.step > 0 and self.billed + next_cost > length.amount * self.cap
+        return self.step >= self.grid_step(length, 1)
+
+    def look_due(self) -> bool:
+        grid = self.spec.grid
+        if grid is None:
+            return False
+        if grid.unit == "budget":
+            due = self.billed >= self.next_look * grid.amount * self.cap
+            if due:
+                self.next_look = math.floor(self.billed / (grid.amount * self.cap)) + 1
+            return due
+        due = self.step == self.grid_step(grid, self.next_look)
+        self.next_look += due
+        return due
+
+
+def run_stage(lab: Trainer, spec: Spec) -> History:
+    """Train until the length is reached or the next step (and the look that must follow it) does not fit."""
+    stage = Stage(spec, lab.ledger.cap)
+    reserve = lab.look_cost() if spec.grid else 0
+    if spec.grid:
+        _look(lab, stage)
+    while True:
+        before = lab.sampler.state()
+        items = lab.items(lab.sampler.draw(spec.mixture, spec.batch))
+        cost = lab.step_cost(items)
+        done = stage.complete(cost.model)
+        if done or not lab.ledger.fits(cost.model + reserve):
+            lab.sampler.load(before)
+            stage.cut = not done
+            break
+        _step(lab, stage, items, cost)
+        if stage.look_due():
+            _look(lab, stage)
+    if stage.cut:
+        if not stage.step:
+            lab.ledger.require(cost.model + reserve)  # nothing fitted at all: this verb itself is the one too many
+        lab.ledger.exhausted = True
+    return _finish(lab, stage)
+
+
+def _step(lab: Trainer, stage: Stage, items: list[Item], cost: Cost) -> None:
+    lr = lab.clock.advance(cost.model, lab.ledger.remaining)
+    started = time.perf_counter()
+    try:
+        nll, booked = lab.take_step(items, lr)
+    except RunFailed as error:
+        raise RunFailed(f"{error} at step {stage.step + 1} of verb {stage.spec.verb} (lr {lr:.2g})") from None
+    stage.step += 1
+    lab.ledger.book("train", booked, time.perf_counter() - started, stage.spec.verb, stage.step)
+    stage.billed += booked.model
+    for item, loss in zip(items, nll, strict=True):
+        sums = stage.loss.setdefault(item.task, [0.0, 0.0])
+        sums[0] += loss
+        sums[1] += item.supervised
+    tokens = sum(item.supervised for item in items)
+    lab.stepped(stage.step, booked.tokens, sum(nll) / tokens)
+
+
+def _weights(stage: Stage) -> str:
+    return f"{stage.spec.verb}:{stage.step}" if stage.step else stage.spec.start
+
+
+def _look(lab: Trainer, stage: Stage) -> None:
+    """Validate; then hold checkpoints of exactly those looks that `keep` calls for."""
+    stage.looks.append(lab.look(stage.step, stage.epochs()))
+    stage.names.append(_weights(stage))
+    if stage.spec.keep in ("best", "peaks"):
+        kept = wanted(stage.looks, stage.spec.mixture.tasks if stage.spec.keep == "peaks" else ())
+        if len(stage.looks) - 1 in kept:
+            lab.save(stage.names[-1], stage.spec.fresh)
+        for i in set(range(len(stage.looks))) - kept:
+            lab.release(stage.names[i])
+
+
+def wanted(looks: list[Look], tasks: tuple[str, ...]) -> set[int]:
+    """Indices of the earliest best look pooled and of each task."""
+    history = History(tuple(looks), 0, 0.0, {})
+    best = [history.best(), *(history.best(t) for t in tasks)]
+    return {next(i for i, look in enumerate(looks) if look is b) for b in best}
+
+
+def _finish(lab: Trainer, stage: Stage) -> History:
+    spec, looks = stage.spec, stage.looks
+    if not looks or looks[-1].step != stage.step:
+        if spec.grid:
+            _look(lab, stage)
+        else:
+            looks.append(Look(stage.step, stage.epochs()))
+            stage.names.append(_weights(stage))
+    held: set[int] = {len(looks) - 1} if spec.keep == "last" else set()
+    if spec.keep in ("best", "peaks"):
+        held = wanted(looks, spec.mixture.tasks if spec.keep == "peaks" else ()) if spec.grid else {len(looks) - 1}
+        if not spec.grid:
+            lab.save(stage.names[-1], spec.fresh)
+    final = tuple(
+        Look(k.step, k.epoch, k.values, k.value, Checkpoint(stage.names[i]) if i in held else None)
+        for i, k in enumerate(looks)
+    )
+    return History(final, stage.step, stage.epochs(), mean_loss(stage.loss), stage.cut)
+
+
+def mean_loss(sums: Mapping[str, list[float]]) -> dict[str, float]:
+    """Mean training NLL per supervised token, by task."""
+    return {task: total / count for task, (total, count) in sorted(sums.items())}
+
+

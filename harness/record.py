@@ -1,0 +1,170 @@
+"""The record of one run, `record.json`: its schema, and reading and writing it. Metrics of rows are never stored here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from harness.errors import HarnessError
+from harness.paths import digest, write_atomic
+
+SCHEMA_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class BudgetSpec(_Part):
+    multiple: float
+    flops: int
+
+
+class Identity(_Part):
+    """What makes two runs the same run. `passed` are the hyperparameters given by hand, a subset of all."""
+
+    strategy: str
+    model: str
+    suite: str
+    mode: Literal["full", "lora"]
+    seed: int
+    lr: float
+    budget: BudgetSpec
+    hyperparameters: dict[str, Any]
+    passed: dict[str, Any]
+    source_sha256: str
+    suite_sha256: str
+    data_sha256: dict[str, str]
+
+
+class Git(_Part):
+    commit: str | None
+    dirty: bool | None
+
+
+class Environment(_Part):
+    git: Git
+    packages: dict[str, str]
+    python: str
+    device: str
+    threads: int
+    model_revision: str
+    data_revisions: dict[str, str | None]
+    template_sha256: str
+
+
+class PhaseSum(_Part):
+    model_flops: int
+    hardware_flops: int
+    tokens: int
+    seconds: float
+
+
+class MixtureChange(_Part):
+    billed_flops: int
+    weights: dict[str, float]
+
+
+class CurvePoint(_Part):
+    billed_flops: int
+    task: str
+    loss: float | None
+    exact_match: float
+
+
+class Event(_Part):
+    billed_flops: int
+    verb: str
+    note: str
+    data: Any = None
+
+
+class TaskScore(_Part):
+    metric: str
+    value: float
+    stderr: float
+    n: int
+    truncated: int
+    filters: dict[str, float]
+    items_sha256: str
+
+
+class Reports(_Part):
+    overlap: dict[str, Any]
+    backend_gate: dict[str, Any] | None = None
+    seconds_outside_verbs: float
+    reused: dict[str, Any] | None = None
+    limit: int | None
+    scorer: str | None
+    weights_sha256: str | None
+    base_scores: dict[str, float]
+    checkpoints_peak: int
+    error: str | None = None
+
+
+class Record(_Part):
+    """`record.json`. The run's id is the hash of `identity`, model revision, limit and rules version."""
+
+    schema_version: int
+    rules_version: int
+    harness_version: str
+    id: str
+    workload: str
+    status: Literal["finished", "budget", "failed"]
+    official: bool
+    started: str
+    ended: str
+    identity: Identity
+    environment: Environment
+    ledger: dict[str, PhaseSum]
+    total_model_flops: int
+    mixture: list[MixtureChange]
+    curves: list[CurvePoint]
+    events: list[Event]
+    scores: dict[str, TaskScore]
+    reports: Reports
+
+    @property
+    def macro(self) -> float:
+        """Unweighted mean of the task scores."""
+        return sum(s.value for s in self.scores.values()) / len(self.scores)
+
+    @property
+    def macro_base(self) -> float | None:
+        base = self.reports.base_scores
+        return sum(base.values()) / len(base) if base else None
+
+
+def run_id(identity: Identity, model_revision: str, limit: int | None, rules_version: int) -> str:
+    """16 hex digits. The test split is not in it, since it is first read after the run; suites pin its digest."""
+    what = identity.model_dump(exclude={"passed"})
+    what["data_sha256"] = {k: v for k, v in identity.data_sha256.items() if k != "test"}
+    what["budget"] = identity.budget.multiple
+    return digest([what, model_revision, limit, rules_version])[:16]
+
+
+def workload_id(identity: Identity, model_revision: str, limit: int | None) -> str:
+    """Suite x model x mode, with the data that were really there."""
+    data = {k: v for k, v in identity.data_sha256.items() if k != "test"}
+    return digest([identity.suite_sha256, data, model_revision, identity.mode, limit])[:16]
+
+
+def write(record: Record, path: Path) -> None:
+    """Whole or not at all; the last file that a run writes."""
+    write_atomic(path, json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read(path: Path) -> Record:
+    """A record from `record.json` or the folder that holds it. Raises HarnessError naming the key that is wrong."""
+    file = path / "record.json" if path.is_dir() else path
+    try:
+        return Record.model_validate_json(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise HarnessError(f"no record at {str(path)!r}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(x) for x in first["loc"]) or "file"
+        raise HarnessError(f"record {file.name}: {where}: {first['msg']}") from None

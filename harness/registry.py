@@ -1,0 +1,135 @@
+"""Strategies by name: one file each in `strategies/`, a file given by path, or an installed plug-in's entry point."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from harness.api import Strategy
+from harness.errors import HarnessError, unknown
+from harness.paths import asset
+
+GROUP = "harness.strategies"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A strategy class, its name, and the digest of its source (with the shared numerics, if it uses them)."""
+
+    name: str
+    cls: type[Any]
+    source_sha256: str
+
+    @property
+    def summary(self) -> str:
+        return (inspect.getdoc(sys.modules[self.cls.__module__]) or inspect.getdoc(self.cls) or "").split("\n")[0]
+
+    def build(self, options: Mapping[str, str]) -> Strategy:
+        """The strategy with these hyperparameters, `key=value` texts read by the field's type."""
+        fields = {f.name: f for f in dataclasses.fields(self.cls)}
+        hints = inspect.get_annotations(self.cls, eval_str=True)
+        values = {}
+        for key, text in options.items():
+            if key not in fields:
+                raise unknown(f"option of {self.name}", key, fields) if fields else HarnessError(
+                    f"strategy {self.name} has no options; {key!r} was given"
+                )
+            try:
+                values[key] = TypeAdapter(hints[key]).validate_python(yaml.safe_load(text))
+            except (ValidationError, yaml.YAMLError):
+                kind = fields[key].type if isinstance(fields[key].type, str) else hints[key].__name__
+                raise HarnessError(f"option {key}={text!r} of {self.name}: expected {kind}") from None
+        try:
+            built: Strategy = self.cls(**values)
+        except (TypeError, ValueError) as error:
+            raise HarnessError(f"strategy {self.name}: {error}") from None
+        return built
+
+
+def builtin() -> dict[str, Path]:
+    return {p.stem: p for p in sorted(asset("strategies").glob("*.py")) if not p.stem.startswith("_")}
+
+
+def entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+    return {e.name: e for e in importlib.metadata.entry_points(group=GROUP)}
+
+
+def names() -> list[str]:
+    return sorted({*builtin(), *entry_points()})
+
+
+def find(name: str) -> Plugin:
+    """A strategy by name or by path of a .py file. Raises HarnessError with the nearest name."""
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise HarnessError(f"strategy file {name!r} does not exist")
+        return _from_file(Path(name))
+    if name in builtin():
+        return _from_file(builtin()[name])
+    if name in entry_points():
+        return _from_entry_point(entry_points()[name])
+    raise unknown("strategy", name, names())
+
+
+def _from_file(path: Path) -> Plugin:
+    _package()
+    qualified = f"strategies.{path.stem}"
+    spec = importlib.util.spec_from_file_location(qualified, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[qualified] = module  # dataclasses look their own module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise HarnessError(f"strategy file {path.name}: {type(error).__name__}: {error}") from None
+    return Plugin(path.stem, _only_class(module, path.name), _source_digest(path.read_bytes()))
+
+
+def _from_entry_point(entry: importlib.metadata.EntryPoint) -> Plugin:
+    try:
+        cls = entry.load()
+        source = inspect.getsource(sys.modules[cls.__module__]).encode()
+    except Exception as error:  # somebody else's package may fail in any way
+        raise HarnessError(f"strategy plug-in {entry.name!r}: {type(error).__name__}: {error}") from None
+    return Plugin(entry.name, cls, _source_digest(source))
+
+
+def _package() -> None:
+    """Make `strategies` importable wherever its folder lies, so that a strategy can import strategies._numerics."""
+    if "strategies" not in sys.modules:
+        package = ModuleType("strategies")
+        package.__path__ = [str(asset("strategies"))]
+        sys.modules["strategies"] = package
+
+
+def _only_class(module: ModuleType, where: str) -> type[Any]:
+    own = [
+        c
+        for c in vars(module).values()
+        if inspect.isclass(c) and c.__module__ == module.__name__ and (hasattr(c, "run") or hasattr(c, "wrap"))
+    ]
+    if len(own) != 1:
+        raise HarnessError(f"strategy file {where}: expected one class with run(lab), found {len(own)}")
+    (cls,) = own
+    params = getattr(cls, "__dataclass_params__", None)
+    if params is None or not params.frozen:
+        raise HarnessError(f"strategy file {where}: {cls.__name__} is not a frozen dataclass")
+    return cls
+
+
+def _source_digest(source: bytes) -> str:
+    numerics = asset("strategies") / "_numerics.py"
+    shared = numerics.read_bytes() if b"_numerics" in source and numerics.exists() else b""
+    return hashlib.sha256(source + shared).hexdigest()

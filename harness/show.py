@@ -1,0 +1,143 @@
+"""Records and names as tables for a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.errors import HarnessError
+from harness.record import Record, read
+
+
+def tables(record: Record) -> None:
+    """Scores before and after, and the ledger, on stdout."""
+    console = Console(width=None, highlight=False)
+    i = record.identity
+    console.print(
+        f"{i.strategy} on {i.suite} x {i.model}, seed {i.seed}, {i.budget.multiple:g}x budget: "
+        f"{record.status}{'' if record.official else ', unofficial'}",
+        markup=False,
+    )
+    if record.scores:
+        console.print(_scores(record))
+    console.print(_ledger(record))
+    if record.reports.error:
+        console.print(record.reports.error, markup=False)
+
+
+def _scores(record: Record) -> Table:
+    table = Table("task", "n", "base", "score", "± s.e.", "change", title="scores (lm-eval, test split, %)")
+    base = record.reports.base_scores
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for task, s in record.scores.items():
+        before = base.get(task)
+        change = "" if before is None else f"{100 * (s.value - before):+.1f}"
+        shown = "" if before is None else f"{100 * before:.1f}"
+        table.add_row(task, str(s.n), shown, f"{100 * s.value:.1f}", f"{100 * s.stderr:.1f}", change)
+    macro, start = record.macro, record.macro_base
+    table.add_section()
+    n = sum(s.n for s in record.scores.values())
+    change = "" if start is None else f"{100 * (macro - start):+.1f}"
+    table.add_row("macro mean", str(n), "" if start is None else f"{100 * start:.1f}", f"{100 * macro:.1f}", "", change)
+    return table
+
+
+def _ledger(record: Record) -> Table:
+    table = Table("phase", "model FLOPs", "% of total", "tokens", "seconds", title="ledger")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    total = max(1, record.total_model_flops)
+    for phase, row in record.ledger.items():
+        if phase == "look":
+            share = f"{100 * record.total_model_flops / max(1, record.identity.budget.flops):.1f} of cap"
+            table.add_section()
+            table.add_row("billed", f"{record.total_model_flops:.4g}", share, "", "")
+            table.add_section()
+        if row.model_flops or phase == "train":
+            billed = f"{100 * row.model_flops / total:.1f}" if phase not in ("look", "score") else "not billed"
+            table.add_row(phase, f"{row.model_flops:.4g}", billed, f"{row.tokens:,}", f"{row.seconds:.1f}")
+    return table
+
+
+def listing(what: str, runs: Path) -> list[dict[str, Any]]:
+    """Rows of `harness list`: dicts with `name` and a few facts."""
+    return {"strategies": _strategies, "models": _models, "suites": _suites, "runs": lambda: _runs(runs)}[what]()
+
+
+def _strategies() -> list[dict[str, Any]]:
+    import dataclasses
+
+    from harness import registry
+
+    rows = []
+    for name in registry.names():
+        try:
+            plugin = registry.find(name)
+            fields = {f.name: f.default for f in dataclasses.fields(plugin.cls)}
+            rows.append({"name": name, "summary": plugin.summary, "options": fields})
+        except HarnessError as error:  # a broken plug-in is reported, not fatal
+            rows.append({"name": name, "summary": f"broken: {error}", "options": {}})
+    return rows
+
+
+def _models() -> list[dict[str, Any]]:
+    from harness import models
+
+    return [{"name": name, "source": models.HUB.get(name, "embedded")} for name in models.names()]
+
+
+def _suites() -> list[dict[str, Any]]:
+    from harness.suite import available, load_suite
+
+    suites = [load_suite(name) for name in available()]
+    return [{"name": s.name, "title": s.title, "tasks": len(s.tasks), "data": s.data.hub or "local"} for s in suites]
+
+
+def _runs(runs: Path) -> list[dict[str, Any]]:
+    rows = []
+    for folder in sorted(p.parent for p in runs.glob("*/config.yaml")):
+        try:
+            r = read(folder)
+            score = round(100 * r.macro, 2) if r.scores else None
+            i = r.identity
+            rows.append(
+                {
+                    "name": folder.name,
+                    "status": r.status,
+                    "strategy": i.strategy,
+                    "suite": i.suite,
+                    "model": i.model,
+                    "seed": i.seed,
+                    "budget": i.budget.multiple,
+                    "score": score,
+                    "reason": r.reports.error,
+                }
+            )
+        except HarnessError:
+            rows.append({"name": folder.name, "status": "unfinished"})
+    return rows
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """A table of dicts on stdout; says so when there are none."""
+    console = Console(highlight=False)
+    if not rows:
+        console.print("none")
+        return
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(_cell(row.get(c)) for c in columns))
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    from rich.markup import escape
+
+    if isinstance(value, dict):
+        return escape(", ".join(f"{k}={v}" for k, v in value.items()))
+    return "" if value is None else escape(str(value))

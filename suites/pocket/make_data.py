@@ -1,0 +1,146 @@
+"""Write the pocket suite's rows: `python suites/pocket/make_data.py`.
+
+Deterministic: the same families and seeds give the same bytes. Three files in data/, one row a line:
+{"task": ..., "input": ..., "target": ...}. No input occurs twice, neither within a split nor across splits of a task.
+Some small tasks carry label noise in train; validation and test are clean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import families as f
+
+SEED, VALIDATION, TEST = 414_243, 150, 300
+Item = tuple[str, str, str]  # input, target, a plausible wrong target
+
+
+def addition(rng: Random) -> Item:
+    a, b = f.addition(rng, 10, 99)
+    return f"{a} + {b}", str(a + b), str(a + b + 10)
+
+
+def reverse(rng: Random) -> Item:
+    items = f.words(rng, 4, 6)
+    return "reverse " + " ".join(items), " ".join(items[::-1]), " ".join(items)
+
+
+def descending(rng: Random) -> Item:
+    s = f.digits(rng, 4, 7)
+    return f"descending {s}", "".join(sorted(s, reverse=True)), "".join(sorted(s))
+
+
+def count(rng: Random) -> Item:
+    word, items = f.bag(rng, 4, 8)
+    n = items.count(word)
+    return f"{' '.join(items)}, number of {word}", str(n), str(n + 1)
+
+
+def lookup(rng: Random) -> Item:
+    pairs, i = f.table(rng, 3, 5)
+    value = pairs[i][1]
+    wrong = [v for _, v in pairs if v != value] or [(value + 1) % 10]
+    return f"{', '.join(f'{k}={v}' for k, v in pairs)} get {pairs[i][0]}", str(value), str(rng.choice(wrong))
+
+
+def larger(rng: Random) -> Item:
+    a, b = f.distinct(rng, 10, 99)
+    return f"max {a}, {b}", str(max(a, b)), str(min(a, b))
+
+
+def after(rng: Random) -> Item:
+    items, i = f.slots(rng, 4, 6)
+    return f"{' '.join(items)}, follows {items[i]}", items[i + 1], items[i - 1]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: its generator, its training rows, and the share of them whose target is the wrong one."""
+
+    name: str
+    draw: Callable[[Random], Item]
+    rows: int
+    noise: float = 0.0
+
+
+TASKS = [
+    Task("addition", addition, 500),
+    Task("reverse", reverse, 400),
+    Task("descending", descending, 400),
+    Task("count", count, 150, 0.3),
+    Task("lookup", lookup, 200, 0.4),
+    Task("larger", larger, 100, 0.3),
+    Task("after", after, 100, 0.4),
+]
+SUBJECTS = 100
+TRAIN_FORMS = [
+    "which colour has the {}",
+    "colour of the {}",
+    "the {} has which colour",
+    "favourite colour of the {}",
+    "the {} likes which colour",
+    "what colour is the {}",
+]
+VALIDATION_FORMS = ["the colour of the {}", "the {} is which colour"]
+TEST_FORMS = ["what is the colour of the {}", "the {} likes what colour", "which is the colour of the {}"]
+
+
+def drawn(task: Task, seed: int) -> Iterator[tuple[str, str, str, str]]:
+    """(split, input, clean target, wrong target): test first, then validation, then train, no input twice."""
+    rng, seen = Random(f"{seed} {task.name}"), set[str]()
+    for split, n in (("test", TEST), ("validation", VALIDATION), ("train", task.rows)):
+        done = 0
+        while done < n:
+            text, target, wrong = task.draw(rng)
+            if text not in seen:
+                seen.add(text)
+                done += 1
+                yield split, text, target, wrong
+
+
+def colours(seed: int) -> Iterator[tuple[str, str, str]]:
+    """(split, input, target): a colour for each of SUBJECTS beings; every split asks about all, in its own words."""
+    rng = Random(f"{seed} colours")
+    beings = rng.sample([f"{a} {b}" for a in f.ADJECTIVES for b in f.ANIMALS], SUBJECTS)
+    facts = [(being, rng.choice(f.COLOURS)) for being in beings]
+    for split, forms, n in (
+        ("test", TEST_FORMS, TEST),
+        ("validation", VALIDATION_FORMS, VALIDATION),
+        ("train", TRAIN_FORMS, len(TRAIN_FORMS) * SUBJECTS),
+    ):
+        items = [(form.format(being), colour) for form in forms for being, colour in facts]
+        for text, colour in rng.sample(items, n):
+            yield split, text, colour
+
+
+def rows(seed: int = SEED) -> dict[str, list[dict[str, str]]]:
+    """All rows by split."""
+    splits: dict[str, list[dict[str, str]]] = {"train": [], "validation": [], "test": []}
+    for task in TASKS:
+        dice = Random(f"{seed} {task.name} noise")
+        wrong_rows = set(dice.sample(range(task.rows), round(task.noise * task.rows)))
+        for split, text, target, wrong in drawn(task, seed):
+            n = sum(r["task"] == task.name for r in splits["train"]) if split == "train" else -1
+            label = wrong if n in wrong_rows else target
+            splits[split].append({"task": task.name, "input": text, "target": label})
+    for split, text, target in colours(seed):
+        splits[split].append({"task": "colours", "input": text, "target": target})
+    return splits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for split, items in rows().items():
+        (args.out / f"{split}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+
+
+if __name__ == "__main__":
+    main()
