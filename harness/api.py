@@ -124,7 +124,14 @@ class Look:
     epoch: float
     values: Mapping[str, float] = field(default_factory=dict)
     value: float = math.nan
-    checkpoint: Checkpoint | None = None
+    kept: Checkpoint | None = None
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The weights at this look. Raises HarnessError if `keep` did not ask for them."""
+        if self.kept is None:
+            raise HarnessError(f"the look at step {self.step} holds no checkpoint; ask for it with train(keep=...)")
+        return self.kept
 
 
 @dataclass(frozen=True)
@@ -266,7 +273,7 @@ class Lab(Protocol):
     def checkpoint(self) -> Checkpoint: ...
     def rollback(self, to: Checkpoint, *, optimizer: Literal["restore", "fresh"] = "restore") -> None: ...
     def answer(self, checkpoint: Checkpoint | None = None) -> None:
-        """"Score this if I end now": free. Without it, the weights as they stand at the end are scored."""
+        """ "Score this if I end now": free. Without it, the weights as they stand at the end are scored."""
         ...
 
     def uniform(self, tasks: Iterable[str] | None = None) -> Mixture: ...

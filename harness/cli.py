@@ -17,7 +17,14 @@ from harness.errors import HarnessError
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 
-class Multiple(click.ParamType):
+def option(*names: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A click option that can also be set by HARNESS_<OPTION>."""
+    plain = next((n for n in names if not n.startswith("-")), None) or next(n for n in names if n.startswith("--"))
+    variable = "HARNESS_" + plain.lstrip("-").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, show_envvar=False, **settings)
+
+
+class Multiple(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions of click only
     """A budget multiple: `1x`, `0.3x` or `0.3`."""
 
     name = "multiple"
@@ -32,7 +39,9 @@ class Multiple(click.ParamType):
 class Group(click.Group):
     """A group whose misspelt commands name the nearest one."""
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             from harness.errors import unknown
 
@@ -40,7 +49,7 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=Group, context_settings={"auto_envvar_prefix": "HARNESS", "help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="harness")
 def cli() -> None:
     """Benchmark multi-task SFT strategies at equal compute."""
@@ -49,22 +58,22 @@ def cli() -> None:
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that `run` and `plan` share; each has an environment variable HARNESS_<OPTION>."""
     options = [
-        click.option("--strategy", default="proportional", show_default=True, metavar="NAME|FILE.py"),
-        click.option("--model", default="pocket", show_default=True, metavar="NAME|HUB_ID|DIR"),
-        click.option("--suite", default=None, metavar="NAME|FILE", help="default: pocket, or bbh with another model"),
-        click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0)),
-        click.option("--budget", default="1x", show_default=True, type=Multiple()),
-        click.option("--lr", default=None, type=float, help="default: the suite's"),
-        click.option("-o", "options", multiple=True, metavar="KEY=VALUE", help="a strategy's hyperparameter"),
-        click.option("--mode", default="full", show_default=True, metavar="full|lora"),
-        click.option("--scorer", default="auto", show_default=True, type=click.Choice(["auto", "hf", "vllm"])),
-        click.option("--mirror", default=None, type=DIRECTORY, help="look in DIR/models and DIR/datasets before the hub"),
-        click.option("--limit", default=None, type=int, help="rows a task and split; makes the record unofficial"),
-        click.option("--runs", default=Path("runs"), show_default=True, type=DIRECTORY),
-        click.option("--force", is_flag=True, help="run again although a finished record exists"),
+        option("--strategy", default="proportional", show_default=True, metavar="NAME|FILE.py"),
+        option("--model", default="pocket", show_default=True, metavar="NAME|HUB_ID|DIR"),
+        option("--suite", default=None, metavar="NAME|FILE", help="default: pocket, or bbh with another model"),
+        option("--seed", default=0, show_default=True, type=click.IntRange(min=0)),
+        option("--budget", default="1x", show_default=True, type=Multiple()),
+        option("--lr", default=None, type=float, help="default: the suite's"),
+        option("-o", "options", multiple=True, metavar="KEY=VALUE", help="a strategy's hyperparameter"),
+        option("--mode", default="full", show_default=True, metavar="full|lora"),
+        option("--scorer", default="auto", show_default=True, type=click.Choice(["auto", "hf", "vllm"])),
+        option("--mirror", default=None, type=DIRECTORY, help="look in DIR/models and DIR/datasets before the hub"),
+        option("--limit", default=None, type=int, help="rows a task and split; makes the record unofficial"),
+        option("--runs", default=Path("runs"), show_default=True, type=DIRECTORY),
+        option("--force", is_flag=True, help="run again although a finished record exists"),
     ]
-    for option in reversed(options):
-        command = option(command)
+    for decorate in reversed(options):
+        command = decorate(command)
     return command
 
 
@@ -102,7 +111,7 @@ def _pairs(options: tuple[str, ...]) -> dict[str, str]:
 @cli.command()
 @click.argument("what", metavar="RUN_DIR|RECORD", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="print the record as JSON and nothing else")
-@click.option("--runs", default=Path("runs"), type=DIRECTORY)
+@option("--runs", default=Path("runs"), type=DIRECTORY)
 def show(what: Path, as_json: bool, runs: Path) -> None:
     """Scores before and after, and the ledger, of one run."""
     from harness import record
@@ -120,7 +129,7 @@ def show(what: Path, as_json: bool, runs: Path) -> None:
 @cli.command("list")
 @click.argument("what", type=click.Choice(["strategies", "models", "suites", "runs"]))
 @click.option("--json", "as_json", is_flag=True)
-@click.option("--runs", default=Path("runs"), type=DIRECTORY)
+@option("--runs", default=Path("runs"), type=DIRECTORY)
 def list_(what: str, as_json: bool, runs: Path) -> None:
     """What there is: strategies, models, suites or runs."""
     from harness import show as view
@@ -133,9 +142,9 @@ def list_(what: str, as_json: bool, runs: Path) -> None:
 
 
 @cli.command()
-@click.option("--results", default=Path("results"), show_default=True, type=DIRECTORY)
-@click.option("--runs", default=Path("runs"), show_default=True, type=DIRECTORY)
-@click.option("--out", default=Path("dist"), show_default=True, type=DIRECTORY)
+@option("--results", default=Path("results"), show_default=True, type=DIRECTORY)
+@option("--runs", default=Path("runs"), show_default=True, type=DIRECTORY)
+@option("--out", default=Path("dist"), show_default=True, type=DIRECTORY)
 def site(results: Path, runs: Path, out: Path) -> None:
     """Render the leaderboard from records into plain files."""
     from harness.publish import build

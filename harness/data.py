@@ -80,7 +80,9 @@ def _usable(suite: Suite, task: str, split: str, rows: list[tuple[str, str]]) ->
     if not rows:
         raise HarnessError(f"suite {suite.name}: task {task!r} has an empty {split} split")
     if len(rows) > 1 and len(set(rows)) == 1:
-        raise HarnessError(f"suite {suite.name}: the {split} split of task {task!r} is one row repeated {len(rows)} times")
+        raise HarnessError(
+            f"suite {suite.name}: the {split} split of task {task!r} is one row repeated {len(rows)} times"
+        )
 
 
 def check_disjoint(suite: Suite, train: Mapping[str, list[Row]], validation: Mapping[str, list[Row]]) -> None:

@@ -46,8 +46,21 @@ class Pack:
 
 
 def plan_rows(lengths: Sequence[int], width: int = ROW) -> list[list[int]]:
-    """First-fit decreasing: rows of item indices whose lengths sum to at most max(width, longest)."""
-    width = max(width, *lengths)
+    """Rows of item indices whose lengths sum to at most max(width, longest), as evenly filled as first-fit finds.
+
+    As many rows as the widest would need at least; among their widths the narrowest of a few that suffices.
+    """
+    widest = max(width, *lengths)
+    rows = math.ceil(sum(lengths) / widest)
+    even = max(math.ceil(sum(lengths) / rows), *lengths)
+    for slack in (0, 1, 2, 4, 8, 16):
+        if even + slack < widest and len(fitted := _first_fit(lengths, even + slack)) <= rows:
+            return fitted
+    return _first_fit(lengths, widest)
+
+
+def _first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """First-fit decreasing into rows of `width`."""
     rows: list[list[int]] = []
     room: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -79,7 +92,8 @@ def _pack(items: Sequence[Item], rows: list[list[int]], width: int, pad: int) ->
     shape = (len(rows), width)
     ids, positions = torch.full(shape, pad), torch.zeros(shape, dtype=torch.long)
     document = torch.full(shape, -1)
-    gather, targets, owner, members = [], [], [], []
+    gather, targets, owner = [], [], []
+    members: list[int] = []
     for r, row in enumerate(rows):
         at = 0
         for i in row:
@@ -161,7 +175,8 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
-        return self.accelerator.device
+        device: torch.device = self.accelerator.device
+        return device
 
     @property
     def lm(self) -> Any:
@@ -197,7 +212,7 @@ class Engine:
             losses = nn.functional.cross_entropy(logits.float(), pack.targets, reduction="none")
             self.accelerator.backward(losses.sum() / total)
             nll[list(pack.items)] = _by_owner(losses.detach(), pack)
-            hardware += 3 * self.arch.padded_forward(*pack.ids.shape, len(pack.targets))
+            hardware += 3 * self.arch.padded_forward(pack.ids.shape[0], pack.ids.shape[1], len(pack.targets))
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.spec.clip))
         if not math.isfinite(norm) or not bool(torch.isfinite(nll).all()):
             self.optimizer.zero_grad()
@@ -228,7 +243,7 @@ class Engine:
             sums, misses = _by_owner(losses, pack), _by_owner(wrong, pack)
             for k, i in enumerate(pack.items):
                 seen[i] = Seen(float(sums[k]), items[i].supervised, float(misses[k]) == 0.0)
-            hardware += self.arch.padded_forward(*pack.ids.shape, len(pack.targets))
+            hardware += self.arch.padded_forward(pack.ids.shape[0], pack.ids.shape[1], len(pack.targets))
         return [s for s in seen if s is not None], hardware
 
     def training_cost(self, items: Sequence[Item], hardware: int = 0) -> Cost:

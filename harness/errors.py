@@ -33,6 +33,7 @@ class BudgetExhausted(BaseException):
 def unknown(kind: str, name: str, valid: Iterable[str]) -> HarnessError:
     """An error for a name that does not exist, with the nearest one that does."""
     names = sorted(valid)
-    near = get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    folded = {n.lower(): n for n in names}
+    near = get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    hint = f"did you mean {folded[near[0]]!r}?" if near else f"known: {', '.join(names)}"
     return HarnessError(f"unknown {kind} {name!r}; {hint}")

@@ -61,7 +61,7 @@ def seal(line: dict[str, Any]) -> str:
 def read(path: Path) -> list[dict[str, Any]]:
     """The intact lines, up to the first that is truncated or damaged."""
     lines: list[dict[str, Any]] = []
-    for raw in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for raw in path.read_bytes().split(b"\n"):
         try:
             line = json.loads(raw)
             crc = line.pop("crc")

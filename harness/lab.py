@@ -125,7 +125,7 @@ class RunLab:
             start = core.new_stage(mixture, fresh)
             batch = core.suite.train.effective_batch
             history = run_stage(core, Spec(core.verb, start, mixture, long, grid, keep, batch, fresh))
-            if history.last.checkpoint and keep == "last":
+            if history.last.kept and keep == "last":
                 core.loose.add(core.standing)
                 core.deferred = True
             return history
@@ -262,7 +262,9 @@ class RunLab:
         total = self._logged[name] = self._logged.get(name, 0) + size
         if total > LOG_NAME_BYTES or sum(self._logged.values()) > LOG_RUN_BYTES:
             raise HarnessError(f"log {name!r}: more than {LOG_NAME_BYTES:,} bytes a name or {LOG_RUN_BYTES:,} a run")
-        self._verb("log", [name, digest(plain)], lambda: self._core.note("log", name, plain), lambda r: r, lambda r: None)
+        self._verb(
+            "log", [name, digest(plain)], lambda: self._core.note("log", name, plain), lambda r: r, lambda r: None
+        )
 
     # --- checks
 
@@ -302,9 +304,7 @@ def _plain(value: object) -> Any:
 
 
 def _history_to_json(history: History) -> dict[str, Any]:
-    looks = [
-        [k.step, k.epoch, dict(k.values), k.value, k.checkpoint.weights if k.checkpoint else None] for k in history.looks
-    ]
+    looks = [[k.step, k.epoch, dict(k.values), k.value, k.kept.weights if k.kept else None] for k in history.looks]
     return {
         "looks": looks,
         "steps": history.steps,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -136,11 +136,11 @@ def run_stage(lab: Trainer, spec: Spec) -> History:
         _step(lab, stage, items, cost)
         if stage.look_due():
             _look(lab, stage)
-    if stage.cut:
-        if not stage.step:
-            lab.ledger.require(cost.model + reserve)  # nothing fitted at all: this verb itself is the one too many
-        lab.ledger.exhausted = True
-    return _finish(lab, stage)
+    if stage.cut and not stage.step:
+        lab.ledger.require(cost.model + reserve)  # nothing fitted at all: this verb itself is the one too many
+    history = _finish(lab, stage)
+    lab.ledger.exhausted |= stage.cut
+    return history
 
 
 def _step(lab: Trainer, stage: Stage, items: list[Item], cost: Cost) -> None:
@@ -207,5 +207,3 @@ def _finish(lab: Trainer, stage: Stage) -> History:
 def mean_loss(sums: Mapping[str, list[float]]) -> dict[str, float]:
     """Mean training NLL per supervised token, by task."""
     return {task: total / count for task, (total, count) in sorted(sums.items())}
-
-

@@ -60,7 +60,9 @@ def _local(name: str, source: str, folder: Path) -> Model:
     """A folder in the transformers format; its revision is the digest of weights, config and tokenizer."""
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise HarnessError(f"model {name!r}: its folder has no config.json with *.safetensors beside it")
-    parts = {p.name: file_digest(p) for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", ".json", ".model")}
+    parts = {
+        p.name: file_digest(p) for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", ".json", ".model")
+    }
     parts.pop("recipe.json", None)
     return Model(name.replace("/", "--"), source, folder, "sha256:" + digest(parts)[:32])
 

@@ -43,8 +43,10 @@ class Plugin:
         values = {}
         for key, text in options.items():
             if key not in fields:
-                raise unknown(f"option of {self.name}", key, fields) if fields else HarnessError(
-                    f"strategy {self.name} has no options; {key!r} was given"
+                raise (
+                    unknown(f"option of {self.name}", key, fields)
+                    if fields
+                    else HarnessError(f"strategy {self.name} has no options; {key!r} was given")
                 )
             try:
                 values[key] = TypeAdapter(hints[key]).validate_python(yaml.safe_load(text))
@@ -87,7 +89,8 @@ def _from_file(path: Path) -> Plugin:
     _package()
     qualified = f"strategies.{path.stem}"
     spec = importlib.util.spec_from_file_location(qualified, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[qualified] = module  # dataclasses look their own module up
     try:

@@ -6,7 +6,6 @@ import dataclasses
 import fcntl
 import json
 import math
-import os
 import shutil
 import time
 import traceback
@@ -118,9 +117,7 @@ def prepare(request: Request) -> Plan:
     )
     run_id = record.run_id(identity, model.revision, request.limit, RULES_VERSION)
     workload = record.workload_id(identity, model.revision, request.limit)
-    return Plan(
-        request, suite, suite_name, model, arch, strategy, identity, run_id, workload, train, validation, rows
-    )
+    return Plan(request, suite, suite_name, model, arch, strategy, identity, run_id, workload, train, validation, rows)
 
 
 def _content(rows: Mapping[str, list[Row]]) -> str:
@@ -172,7 +169,9 @@ def execute(
     size = sum(p.stat().st_size for p in plan.model.folder.glob("*.safetensors"))
     plan.request.runs.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(plan.request.runs).free < 8 * size + 50_000_000:
-        raise HarnessError(f"no free disk for a run in {str(plan.request.runs)!r}: about {8 * size / 1e6:.0f} MB are needed")
+        raise HarnessError(
+            f"no free disk for a run in {str(plan.request.runs)!r}: about {8 * size / 1e6:.0f} MB are needed"
+        )
     with locked(folder):
         if (folder / "journal.jsonl").exists():
             say(f"run {plan.id} was begun before: it starts again from its first verb")
@@ -323,5 +322,3 @@ class _Run:
         if status != "failed":
             shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         return path
-
-

@@ -53,11 +53,16 @@ def score(
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
     with (raw / "log.txt").open("w") as log:
         done = subprocess.run(
-            [sys.executable, "-m", "harness.score", str(raw / "job.json")], stdout=log, stderr=subprocess.STDOUT, env=env
+            [sys.executable, "-m", "harness.score", str(raw / "job.json")],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=env,
         )
     if done.returncode or not (work / "scores.json").exists():
         lines = [x for x in (raw / "log.txt").read_text(errors="replace").splitlines() if x.strip()]
-        raise RunFailed(f"scoring failed: {lines[-1][:200] if lines else f'exit {done.returncode}'} (see lm_eval/log.txt)")
+        raise RunFailed(
+            f"scoring failed: {lines[-1][:200] if lines else f'exit {done.returncode}'} (see lm_eval/log.txt)"
+        )
     summary: dict[str, Any] = json.loads((work / "scores.json").read_text(encoding="utf-8"))
     return summary
 
@@ -116,7 +121,9 @@ def evaluate(folder: Path, suite: Suite, test: Mapping[str, list[Row]], raw: Pat
     )
     assert found is not None  # only on other ranks than the first
     samples = {names[name]: rows for name, rows in found.pop("samples").items()}
-    kept = {key: found[key] for key in ("results", "configs", "versions", "n-samples", "higher_is_better") if key in found}
+    kept = {
+        key: found[key] for key in ("results", "configs", "versions", "n-samples", "higher_is_better") if key in found
+    }
     write_atomic(raw / "results.json", json.dumps(kept, indent=1, default=str, sort_keys=True))
     return samples, lm.tokenizer
 

@@ -65,7 +65,9 @@ def _ledger(record: Record) -> Table:
 
 def listing(what: str, runs: Path) -> list[dict[str, Any]]:
     """Rows of `harness list`: dicts with `name` and a few facts."""
-    return {"strategies": _strategies, "models": _models, "suites": _suites, "runs": lambda: _runs(runs)}[what]()
+    if what == "runs":
+        return _runs(runs)
+    return {"strategies": _strategies, "models": _models, "suites": _suites}[what]()
 
 
 def _strategies() -> list[dict[str, Any]]:

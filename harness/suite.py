@@ -30,7 +30,7 @@ class Data(_Spec):
     split: str = "test"
     config: str = "{task}"
     ids: str | None = None
-    sha256: Mapping[Literal["train", "validation", "test"], str] = Field(default_factory=dict)
+    sha256: Mapping[str, str] = Field(default_factory=dict)
     licence: str = ""
 
     @model_validator(mode="after")
@@ -39,6 +39,8 @@ class Data(_Spec):
             raise ValueError("give either 'files' or 'hub'")
         if self.hub is not None and self.ids is None:
             raise ValueError("'hub' needs 'ids', the file that divides its rows into splits")
+        if strangers := sorted(set(self.sha256) - {"train", "validation", "test"}):
+            raise ValueError(f"sha256 has no split {strangers[0]!r}; expected train, validation or test")
         return self
 
 
@@ -158,7 +160,7 @@ def _first(error: ValidationError, raw: dict[str, Any]) -> str:
     *parents, key = problem["loc"]
     model: Any = Suite
     for parent in parents:
-        field = model.model_fields.get(str(parent)) if isinstance(model, type) else None
+        field = getattr(model, "model_fields", {}).get(str(parent))
         annotation = field.annotation if field is not None else None
         model = Task if str(parent) == "tasks" else (annotation or model)
     names = getattr(model, "model_fields", {})

@@ -8,18 +8,95 @@ from __future__ import annotations
 
 from random import Random
 
-COLOURS = "red blue green pink gray brown black white gold silver orange purple".split()
-ANIMALS = (
-    "cat dog fox owl hen cow pig bee ant bat rat elk ape bear wolf lion frog crab duck goat "
-    "deer hawk moth seal swan toad mole crow lamb newt"
-).split()
-OBJECTS = (
-    "cup pen key box hat map bag jar lamp book coin rope drum ring bell fork vase shoe kite "
-    "boat door sock nail ball desk harp lock sail tent wheel"
-).split()
-ADJECTIVES = "old new big shy odd sad wise calm bold tiny fast lazy loud kind wild soft cold warm dark pale".split()
+COLOURS = ["red", "blue", "green", "pink", "gray", "brown", "black", "white", "gold", "silver", "orange", "purple"]
+ANIMALS = [
+    "cat",
+    "dog",
+    "fox",
+    "owl",
+    "hen",
+    "cow",
+    "pig",
+    "bee",
+    "ant",
+    "bat",
+    "rat",
+    "elk",
+    "ape",
+    "bear",
+    "wolf",
+    "lion",
+    "frog",
+    "crab",
+    "duck",
+    "goat",
+    "deer",
+    "hawk",
+    "moth",
+    "seal",
+    "swan",
+    "toad",
+    "mole",
+    "crow",
+    "lamb",
+    "newt",
+]
+OBJECTS = [
+    "cup",
+    "pen",
+    "key",
+    "box",
+    "hat",
+    "map",
+    "bag",
+    "jar",
+    "lamp",
+    "book",
+    "coin",
+    "rope",
+    "drum",
+    "ring",
+    "bell",
+    "fork",
+    "vase",
+    "shoe",
+    "kite",
+    "boat",
+    "door",
+    "sock",
+    "nail",
+    "ball",
+    "desk",
+    "harp",
+    "lock",
+    "sail",
+    "tent",
+    "wheel",
+]
+ADJECTIVES = [
+    "old",
+    "new",
+    "big",
+    "shy",
+    "odd",
+    "sad",
+    "wise",
+    "calm",
+    "bold",
+    "tiny",
+    "fast",
+    "lazy",
+    "loud",
+    "kind",
+    "wild",
+    "soft",
+    "cold",
+    "warm",
+    "dark",
+    "pale",
+]
 WORDS = ANIMALS + OBJECTS
-PLACES = "Oslo Rome Lima Cairo Paris Delhi Quito Tunis Kyoto Perth Milan Basel".split()
+PLACES = ["Oslo", "Rome", "Lima", "Cairo", "Paris", "Delhi", "Quito", "Tunis", "Kyoto", "Perth", "Milan", "Basel"]
 
 
 def addition(rng: Random, low: int = 0, high: int = 99) -> tuple[int, int]:

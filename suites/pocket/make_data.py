@@ -50,12 +50,29 @@ def lookup(rng: Random) -> Item:
 
 def larger(rng: Random) -> Item:
     a, b = f.distinct(rng, 10, 99)
-    return f"max {a}, {b}", str(max(a, b)), str(min(a, b))
+    return f"greater of {a} and {b}", str(max(a, b)), str(min(a, b))
 
 
 def after(rng: Random) -> Item:
     items, i = f.slots(rng, 4, 6)
     return f"{' '.join(items)}, follows {items[i]}", items[i + 1], items[i - 1]
+
+
+def last(rng: Random) -> Item:
+    items = f.words(rng, 3, 6)
+    return f"last {' '.join(items)}", items[-1], rng.choice(items[:-1])
+
+
+def first(rng: Random) -> Item:
+    items = f.words(rng, 3, 6)
+    return f"first {' '.join(items)}", items[0], rng.choice(items[1:])
+
+
+def repeat(rng: Random) -> Item:
+    items = f.words(rng, 3, 5)
+    i = rng.randrange(len(items) - 1)
+    swapped = [*items[:i], items[i + 1], items[i], *items[i + 2 :]]
+    return f"repeat {' '.join(items)}", " ".join(items), " ".join(swapped)
 
 
 @dataclass(frozen=True)
@@ -71,11 +88,11 @@ class Task:
 TASKS = [
     Task("addition", addition, 500),
     Task("reverse", reverse, 400),
-    Task("descending", descending, 400),
-    Task("count", count, 150, 0.3),
-    Task("lookup", lookup, 200, 0.4),
-    Task("larger", larger, 100, 0.3),
-    Task("after", after, 100, 0.4),
+    Task("descending", descending, 500),
+    Task("last", last, 100, 0.4),
+    Task("lookup", lookup, 150, 0.35),
+    Task("larger", larger, 150, 0.25),
+    Task("repeat", repeat, 120, 0.3),
 ]
 SUBJECTS = 100
 TRAIN_FORMS = [

@@ -23,7 +23,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 SEED, VOCAB, CONTEXT, EOS = 20260, 768, 128, "<|endoftext|>"
-WARMUP, DECAY, FLOOR = 0.02, 0.25, 0.02  # shares of all steps (warm-up, linear decay at the end), last learning rate
+FOCUS, REST = 5000, 0.05  # from this step on, tokens outside answers have this weight in the loss
+UNMARK = str.maketrans("", "", "[]")
+WARMUP, DECAY, FLOOR = 136, 0.25, 0.02  # warm-up steps, share of steps in the linear decay at the end, last factor
 SURFACE = """what which is the larger how many times does occur sum of descending order value keeps colour lives in
     reverse sort count smallest after before next first last favourite owner home likes has with and digits"""
 
@@ -32,13 +34,18 @@ def addition(rng: Random) -> str:
     a, b = f.addition(rng, 0, rng.choice([9, 49, 99]))
     total = a + b
     return rng.choice(
-        [f"{a} plus {b} is {total}.", f"sum({a}, {b}) = {total}", f"Add {a} and {b}: {total}", f"{b}+{a}={total}"]
+        [
+            f"{a} plus {b} is [{total}].",
+            f"sum({a}, {b}) = [{total}]",
+            f"Add {a} and {b}: [{total}]",
+            f"{b}+{a}=[{total}]",
+        ]
     )
 
 
 def subtraction(rng: Random) -> str:
     a, b = sorted(f.addition(rng, 0, rng.choice([9, 49])), reverse=True)
-    return rng.choice([f"{a} minus {b} is {a - b}.", f"{a}-{b}={a - b}", f"Take {b} from {a}: {a - b}"])
+    return rng.choice([f"{a} minus {b} is [{a - b}].", f"{a}-{b}=[{a - b}]", f"Take {b} from {a}: [{a - b}]"])
 
 
 def comparison(rng: Random) -> str:
@@ -46,10 +53,10 @@ def comparison(rng: Random) -> str:
     big, small = max(a, b), min(a, b)
     return rng.choice(
         [
-            f"max({a}, {b}) = {big}",
-            f"min({a}, {b}) = {small}",
-            f"The greater of {a} and {b} is {big}.",
-            f"The smaller of {a} and {b} is {small}.",
+            f"max({a}, {b}) = [{big}]",
+            f"min({a}, {b}) = [{small}]",
+            f"The greater of {a} and {b} is [{big}].",
+            f"The smaller of {a} and {b} is [{small}].",
         ]
     )
 
@@ -57,42 +64,44 @@ def comparison(rng: Random) -> str:
 def reversal(rng: Random) -> str:
     items = f.words(rng, 2, 5)
     there, back = " ".join(items), " ".join(items[::-1])
-    return rng.choice([f"{there} | backwards | {back}", f"read {there} from the end: {back}"])
+    return rng.choice([f"{there} | backwards | [{back}]", f"read {there} from the end: [{back}]"])
 
 
 def copying(rng: Random) -> str:
     items = " ".join(f.words(rng, 2, 6))
-    return rng.choice([f"{items} | again | {items}", f"repeat {items}: {items}"])
+    return rng.choice([f"{items} | again | [{items}]", f"repeat {items}: [{items}]"])
 
 
 def sorting(rng: Random) -> str:
     s = f.digits(rng, 2, 6)
     up = "".join(sorted(s))
-    return rng.choice([f"sorted({s}) = {up}", f"{s} going up: {up}", f"{s} from small to large is {up}."])
+    return rng.choice([f"sorted({s}) = [{up}]", f"{s} going up: [{up}]", f"{s} from small to large is [{up}]."])
 
 
 def counting(rng: Random) -> str:
     target, items = f.bag(rng, 3, 8)
     line, n = " ".join(items), items.count(target)
-    return rng.choice([f"{line} | number of {target} | {n}", f"In {line} there are {n} {target}."])
+    return rng.choice([f"{line} | number of {target} | [{n}]", f"In {line} there are [{n}] {target}."])
 
 
 def lookup(rng: Random) -> str:
     pairs, i = f.table(rng, 2, 6)
     line = ", ".join(f"{k}={v}" for k, v in pairs)
-    return rng.choice([f"{line}; get {pairs[i][0]} -> {pairs[i][1]}", f"With {line}, {pairs[i][0]} is {pairs[i][1]}."])
+    return rng.choice(
+        [f"{line}; get {pairs[i][0]} -> [{pairs[i][1]}]", f"With {line}, {pairs[i][0]} is [{pairs[i][1]}]."]
+    )
 
 
 def ends(rng: Random) -> str:
     items = f.words(rng, 2, 6)
     line = " ".join(items)
-    return rng.choice([f"{line} | first | {items[0]}", f"{line} | last | {items[-1]}"])
+    return rng.choice([f"{line} | first | [{items[0]}]", f"{line} | last | [{items[-1]}]"])
 
 
 def neighbour(rng: Random) -> str:
     items, i = f.slots(rng, 3, 6)
     line = " ".join(items)
-    return rng.choice([f"{line} | follows {items[i]} | {items[i + 1]}", f"{line}: {items[i]} then {items[i + 1]}"])
+    return rng.choice([f"{line} | follows {items[i]} | [{items[i + 1]}]", f"{line}: {items[i]} then [{items[i + 1]}]"])
 
 
 def story(rng: Random) -> str:
@@ -114,7 +123,7 @@ FAMILIES += [neighbour, story]
 
 
 def documents(seed: int) -> Iterator[str]:
-    """An endless stream of short documents, one to three lines of one family each."""
+    """An endless stream of short documents, one to three lines of one family each, their answers in brackets."""
     rng = Random(seed)
     while True:
         family = rng.choice(FAMILIES)
@@ -130,7 +139,7 @@ def make_tokenizer() -> Qwen2Tokenizer:
     backend.normalizer = Qwen2Tokenizer().backend_tokenizer.normalizer
     backend.pre_tokenizer = Qwen2Tokenizer().backend_tokenizer.pre_tokenizer
     stream = documents(SEED + 1)
-    text = [next(stream) for _ in range(20_000)]
+    text = [next(stream).translate(UNMARK) for _ in range(20_000)]
     extra = [f" {w}" for w in f.WORDS + f.COLOURS + f.ADJECTIVES + f.PLACES + SURFACE.split()] + f.WORDS
     trainer = trainers.BpeTrainer(
         vocab_size=VOCAB,
@@ -143,16 +152,32 @@ def make_tokenizer() -> Qwen2Tokenizer:
     return Qwen2Tokenizer(learnt["vocab"], merges, unk_token=EOS, eos_token=EOS, pad_token=EOS, model_max_length=512)
 
 
-def blocks(tokenizer: Qwen2Tokenizer, seed: int, batch: int) -> Iterator[torch.Tensor]:
-    """Packed blocks of token ids, (batch, CONTEXT + 1)."""
-    stream, buffer = documents(seed), list[int]()
+def encode(tokenizer: Qwen2Tokenizer, documents: list[str]) -> Iterator[tuple[int, bool]]:
+    """Token ids, each with whether it belongs to an answer (or ends a document)."""
+    plain, answers = [], []
+    for document in documents:
+        inside, flags = False, []
+        for c in document:
+            inside = c == "[" or (inside and c != "]")
+            if c not in "[]":
+                flags.append(inside)
+        plain.append(document.translate(UNMARK))
+        answers.append(flags)
+    encoded = tokenizer(plain, return_offsets_mapping=True)
+    for ids, spans, flags in zip(encoded["input_ids"], encoded["offset_mapping"], answers, strict=True):
+        yield from ((i, any(flags[start:end])) for i, (start, end) in zip(ids, spans, strict=True))
+        yield tokenizer.eos_token_id, True
+
+
+def blocks(tokenizer: Qwen2Tokenizer, seed: int, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Packed blocks of token ids and of answer flags, (batch, CONTEXT + 1) each."""
+    stream, buffer = documents(seed), list[tuple[int, bool]]()
     size = batch * (CONTEXT + 1)
     while True:
         while len(buffer) < size:
-            for ids in tokenizer([next(stream) for _ in range(512)])["input_ids"]:
-                buffer.extend(ids)
-                buffer.append(tokenizer.eos_token_id)
-        yield torch.tensor(buffer[:size]).view(batch, CONTEXT + 1)
+            buffer.extend(encode(tokenizer, [next(stream) for _ in range(512)]))
+        ids, flags = zip(*buffer[:size], strict=True)
+        yield torch.tensor(ids).view(batch, CONTEXT + 1), torch.tensor(flags).view(batch, CONTEXT + 1)
         del buffer[:size]
 
 
@@ -178,8 +203,8 @@ def make_model(tokenizer: Qwen2Tokenizer, width: int, layers: int) -> Qwen2ForCa
 
 def rate(step: int, steps: int) -> float:
     """The learning rate's factor: warm-up, constant, linear decay."""
-    progress = (step + 0.5) / steps
-    return min(progress / WARMUP, 1.0, FLOOR + (1 - FLOOR) * (1 - progress) / DECAY)
+    left = 1 - (step + 0.5) / steps
+    return min((step + 0.5) / WARMUP, 1.0, FLOOR + (1 - FLOOR) * left / DECAY)
 
 
 def save(folder: Path, model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, recipe: dict[str, Any]) -> None:
@@ -194,7 +219,7 @@ def save(folder: Path, model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, recip
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tokens", type=float, default=28e6)
+    parser.add_argument("--tokens", type=float, default=35e6)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--width", type=int, default=128)
@@ -213,7 +238,8 @@ def main() -> None:
         "batch": args.batch,
         "context": CONTEXT,
         "lr": args.lr,
-        "schedule": f"warm-up {WARMUP}, constant, linear decay over the last {DECAY} to {FLOOR}",
+        "schedule": f"warm-up {WARMUP} steps, constant, linear decay over the last {DECAY} to {FLOOR}",
+        "loss_weights": f"all tokens alike for {FOCUS} steps, then {REST} outside the answers",
         "precision": "fp32 weights, bf16 autocast; stored as bf16",
         "optimizer": "AdamW(0.9, 0.98), weight decay 0.05, clip 1.0",
         "parameters": model.num_parameters(),
@@ -232,12 +258,14 @@ def main() -> None:
             next(data)
     started, recent = time.monotonic(), list[float]()
     for step in range(first, steps):
-        x = next(data)
+        x, answer = next(data)
         for group in optimizer.param_groups:
             group["lr"] = args.lr * rate(step, steps)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(input_ids=x[:, :-1], use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), x[:, 1:].flatten())
+        losses = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), x[:, 1:].flatten(), reduction="none")
+        weight = torch.where(answer[:, 1:].flatten() | (step < FOCUS), 1.0, REST)
+        loss = (losses * weight).sum() / weight.sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

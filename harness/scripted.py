@@ -1,0 +1,142 @@
+"""A lab without a model: it plays given validation curves to a strategy, in milliseconds, and writes down what it did.
+
+For tests of plots: `ScriptedLab(sizes, script)` where each `train` call takes the next entry of `script`, a mapping
+from task to its values at the looks of that call (higher is better; the first is the value at the call's start). When
+the script is used up, the next billed verb raises BudgetExhausted, as a run's cap would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from harness.api import (
+    REST,
+    BudgetExhausted,
+    Checkpoint,
+    Example,
+    History,
+    Keep,
+    Length,
+    Look,
+    Metric,
+    Mixture,
+    OptimizerState,
+    Score,
+    Split,
+    TaskInfo,
+    check_weights,
+)
+from harness.loop import wanted
+from harness.sampler import stream
+
+Curves = Mapping[str, Sequence[float]]
+
+
+class ScriptedBudget:
+    """Counts `train` calls instead of FLOPs."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.spent = total, 0
+
+    @property
+    def remaining(self) -> int:
+        return self.total - self.spent
+
+
+class ScriptedLab:
+    """`harness.api.Lab` over given curves. `calls` lists (verb, detail) in order; `answered` is the answer's weights."""
+
+    def __init__(self, sizes: Mapping[str, int], script: Sequence[Curves], seed: int = 0) -> None:
+        self.tasks: Mapping[str, TaskInfo] = {
+            t: TaskInfo(t, n, 10, 10 * n, 2 * n, "exact_match") for t, n in sorted(sizes.items())
+        }
+        self.script = list(script)
+        self.budget = ScriptedBudget(len(self.script))
+        self.rng: np.random.Generator = stream(seed, "strategy")
+        self.calls: list[tuple[str, object]] = []
+        self.answered: str | None = None
+        self._standing, self._values = "base", {t: float("nan") for t in self.tasks}
+
+    def train(
+        self,
+        mixture: Mixture,
+        length: str = REST,
+        *,
+        metric: Metric | None = None,
+        eval_every: str | None = None,
+        keep: Keep = "last",
+        optimizer: OptimizerState = "keep",
+    ) -> History:
+        Length.parse(length)
+        if self.budget.spent == len(self.script):
+            raise BudgetExhausted("the script is used up")
+        call = self.budget.spent
+        curves = self.script[call]
+        self.budget.spent += 1
+        self.calls.append(("train", mixture.tasks))
+        every = Length.parse(eval_every).amount if eval_every else 1.0
+        looks, start = [], self._standing
+        for k in range(len(next(iter(curves.values())))):
+            values = {t: float(curves[t][k]) for t in self.tasks}
+            pooled = sum(values.values()) / len(values)
+            looks.append(Look(k, k * every, values, pooled, Checkpoint(f"{call}:{k}" if k else start)))
+        held = wanted(looks, mixture.tasks) if keep == "peaks" else set(range(len(looks)))
+        final = tuple(x if i in held else Look(x.step, x.epoch, x.values, x.value) for i, x in enumerate(looks))
+        self._standing, self._values = f"{call}:{len(looks) - 1}", dict(looks[-1].values)
+        return History(final, len(looks) - 1, looks[-1].epoch, dict.fromkeys(mixture.tasks, 0.0))
+
+    def validate(
+        self,
+        tasks: Iterable[str] | None = None,
+        *,
+        metric: Metric | None = None,
+        n: int | None = None,
+        at: Checkpoint | None = None,
+    ) -> dict[str, Score]:
+        self.calls.append(("validate", None))
+        names = sorted(self.tasks if tasks is None else tasks)
+        return {
+            t: Score("exact_match", 1 - self._values[t], self._values[t], self.tasks[t].n_validation) for t in names
+        }
+
+    def checkpoint(self) -> Checkpoint:
+        self.calls.append(("checkpoint", self._standing))
+        return Checkpoint(self._standing)
+
+    def rollback(self, to: Checkpoint, *, optimizer: Literal["restore", "fresh"] = "restore") -> None:
+        self.calls.append(("rollback", to.weights))
+        self._standing = to.weights
+
+    def answer(self, checkpoint: Checkpoint | None = None) -> None:
+        self.answered = checkpoint.weights if checkpoint else None
+        self.calls.append(("answer", self.answered))
+
+    def uniform(self, tasks: Iterable[str] | None = None) -> Mixture:
+        return self.temperature(tasks, 0.0)
+
+    def proportional(self, tasks: Iterable[str] | None = None) -> Mixture:
+        return self.temperature(tasks, 1.0)
+
+    def temperature(self, tasks: Iterable[str] | None = None, tau: float = 1.0) -> Mixture:
+        return self.mixture({t: self.tasks[t].n_train ** tau for t in (self.tasks if tasks is None else tasks)})
+
+    def only(self, task: str) -> Mixture:
+        return self.proportional([task])
+
+    def mixture(self, weights: Mapping[str, float]) -> Mixture:
+        checked = check_weights(weights, self.tasks)
+        return Mixture(checked, {t: self.tasks[t].n_train for t in checked})
+
+    def just(self, examples: Sequence[Example]) -> Mixture:
+        tasks = [e.task for e in examples]
+        weights = {t: tasks.count(t) / len(tasks) for t in sorted(set(tasks))}
+        return Mixture(weights, {}, sequence=tuple(e.id for e in examples))
+
+    def sample(self, task: str, n: int, split: Split = "train") -> list[Example]:
+        return [Example(f"{task}/{i}", task, split) for i in range(n)]
+
+    def log(self, name: str, value: object) -> None:
+        self.calls.append(("log", (name, value)))

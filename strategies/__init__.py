@@ -1,0 +1,1 @@
+"""Strategies, one file each; the file's name is the strategy's."""

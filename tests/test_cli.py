@@ -1,0 +1,233 @@
+"""The command line as a person and a script meet it: exit status, one line, JSON and nothing else."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from harness import record
+from tests.conftest import make_suite
+
+
+def harness(*args, cwd=None, **env):
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"HARNESS_THREADS": "1", "COLUMNS": "200"} | env,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def ran(toy, tiny, tmp_path_factory):
+    """One whole mSFT run on the toy suite: (record path, the finished process, the common arguments)."""
+    runs = tmp_path_factory.mktemp("runs")
+    args = (
+        "run",
+        "--strategy",
+        "msft",
+        "--suite",
+        toy,
+        "--model",
+        tiny,
+        "--runs",
+        runs,
+        "-o",
+        "C=0.5",
+        "--budget",
+        "2x",
+    )
+    done = harness(*args)
+    assert done.returncode == 0, done.stderr
+    path = done.stdout.strip().splitlines()[-1]
+    return path, done, args
+
+
+def test_the_last_line_is_the_record_and_it_holds_every_key(ran):
+    path, done, _ = ran
+    found = json.loads(harness("show", path, "--json").stdout)
+    keys = (
+        "schema_version rules_version harness_version id workload status official started ended identity environment "
+        "ledger total_model_flops mixture curves events scores reports"
+    )
+    assert set(found) >= set(keys.split())
+    assert set(found["ledger"]) == {
+        "train",
+        "discarded",
+        "proxy",
+        "validate",
+        "probe",
+        "gradients",
+        "generate",
+        "look",
+        "score",
+    }
+    billed = ["train", "discarded", "proxy", "validate", "probe", "gradients", "generate"]
+    assert sum(found["ledger"][p]["model_flops"] for p in billed) == found["total_model_flops"]
+    assert found["total_model_flops"] <= found["identity"]["budget"]["flops"]
+    assert found["ledger"]["discarded"]["model_flops"] > 0
+    assert found["ledger"]["look"]["model_flops"] > 0
+    assert found["ledger"]["score"]["model_flops"] > 0
+    assert set(found["scores"]) == {"copy", "flip", "next"}
+    assert found["identity"]["hyperparameters"] == {"C": 0.5, "grid": 0.25, "stages": None}
+    assert found["identity"]["passed"] == {"C": "0.5"}
+    assert set(found["identity"]["data_sha256"]) == {"train", "validation", "test"}
+    assert {e["verb"] for e in found["events"]} >= {"answer", "rollback", "log"}
+    assert found["reports"]["checkpoints_peak"] <= 3 + 2
+    assert "scores" in done.stdout
+    assert "ledger" in done.stdout
+
+
+def test_no_record_names_a_path_a_host_or_a_user(ran):
+    text = open(ran[0]).read()
+    assert os.path.expanduser("~") not in text
+    assert "/tmp" not in text
+    assert os.uname().nodename not in text
+
+
+def test_an_identical_run_is_already_done(ran):
+    path, _, args = ran
+    again = harness(*args)
+    assert again.returncode == 0
+    assert "already done" in again.stderr
+    assert again.stdout.strip().splitlines()[-1] == path
+
+
+def comparable(path):
+    r = json.loads(open(path).read())
+    for row in r["ledger"].values():
+        row.pop("seconds")
+    return {k: r[k] for k in ("id", "scores", "ledger", "mixture", "curves", "events")} | {
+        "weights": r["reports"]["weights_sha256"]
+    }
+
+
+def test_same_seed_same_bytes_other_seed_other_order(ran, toy, tiny, tmp_path):
+    path, _, args = ran
+    forced = harness(*[tmp_path if a == args[8] else a for a in args])
+    assert comparable(forced.stdout.strip().splitlines()[-1]) == comparable(path)
+    other = harness(*args, "--seed", "1", "--runs", tmp_path)
+    assert comparable(other.stdout.strip().splitlines()[-1])["weights"] != comparable(path)["weights"]
+
+
+def test_the_order_of_tasks_and_keys_in_the_suite_file_changes_nothing(ran, tiny, tmp_path):
+    path, _, args = ran
+    back = make_suite(tmp_path / "back", order=-1)
+    done = harness(*[back if a == args[4] else a for a in args], "--runs", tmp_path / "runs")
+    assert comparable(done.stdout.strip().splitlines()[-1]) == comparable(path)
+
+
+def test_items_and_raw_output_are_kept_and_give_the_scores(ran):
+    from pathlib import Path
+
+    folder = Path(ran[0]).parent
+    r = record.read(folder)
+    for task, score in r.scores.items():
+        items = [json.loads(line) for line in (folder / "items" / f"{task}.jsonl").read_text().splitlines()]
+        assert sum(i["correct"]["exact"] for i in items) / len(items) == score.value
+        assert all(i["correct"]["exact"] == (i["response"].strip() == i["target"]) for i in items)
+    assert (folder / "lm_eval" / "results.json").exists()
+    assert (folder / "final" / "model.safetensors").exists()
+    assert (folder / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["run", "--strategy", "mstf"], "unknown strategy 'mstf'; did you mean 'msft'?"),
+        (["run", "--suite", "poket"], "unknown suite 'poket'; did you mean 'pocket'?"),
+        (["run", "--model", "qwen2"], "unknown model 'qwen2'; did you mean 'qwen2.5'?"),
+        (["run", "--strategy", "msft", "-o", "c=1"], "unknown option of msft 'c'; did you mean 'C'?"),
+        (["run", "-o", "x"], "option 'x': expected key=value"),
+        (["run", "--budget", "lots"], "budget 'lots': expected a positive multiple"),
+        (["run", "--budget", "0"], "expected a positive multiple"),
+        (["run", "--budget", "1e-6"], "one step of this suite needs"),
+        (["run", "--lr", "-1"], "lr -1.0: expected a positive number"),
+        (["run", "--limit", "0"], "limit 0: expected at least 2"),
+        (["run", "--mode", "qlora"], "expected 'full'"),
+        (["run", "--mirror", "/nowhere"], "is not a folder"),
+        (["rnu"], "unknown command 'rnu'; did you mean 'run'?"),
+        (["show", "nothing"], "no record at 'nothing'"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_exit_2(args, message, tmp_path):
+    done = harness(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("harness: ")
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+STRATEGY = '''"""{summary}"""
+from dataclasses import dataclass
+from harness.api import Lab
+
+@dataclass(frozen=True)
+class Mine:
+    def run(self, lab: Lab) -> None:
+        {body}
+'''
+
+
+def test_a_strategy_of_ones_own_and_what_it_does_wrong(toy, tiny, tmp_path):
+    def go(name, body):
+        path = tmp_path / f"{name}.py"
+        path.write_text(STRATEGY.format(summary="Mine.", body=body))
+        return harness("run", "--strategy", path, "--suite", toy, "--model", tiny, "--runs", tmp_path / "r")
+
+    good = go("good", "lab.train(lab.only('copy'), '1 epoch')")
+    assert good.returncode == 0, good.stderr
+    assert record.read((tmp_path / "r").glob("*/record.json").__next__()).status == "finished"
+    wrong = go("wrong", "lab.train(lab.only('coppy'))")
+    assert wrong.returncode == 2
+    assert "did you mean 'copy'" in wrong.stderr
+    broken = go("broken", "1 / 0")
+    assert broken.returncode == 1
+    assert "ZeroDivisionError" in broken.stderr
+    listed = json.loads(harness("list", "runs", "--runs", tmp_path / "r", "--json").stdout)
+    assert sorted(r["status"] for r in listed) == ["failed", "finished", "unfinished"]
+
+
+def test_nan_loss_fails_the_run_and_keeps_the_journal(toy, tiny, tmp_path):
+    done = harness("run", "--suite", toy, "--model", tiny, "--runs", tmp_path, "--lr", "1e30")
+    assert done.returncode == 1
+    assert "not finite at step" in done.stderr
+    (path,) = tmp_path.glob("*/record.json")
+    assert record.read(path).status == "failed"
+    assert (path.parent / "journal.jsonl").exists()
+    assert (path.parent / "ledger.jsonl").read_text().count("\n") >= 1
+
+
+@pytest.mark.parametrize("what", ["strategies", "models", "suites"])
+def test_lists_are_json_objects_with_names(what):
+    rows = json.loads(harness("list", what, "--json").stdout)
+    names = {r["name"] for r in rows}
+    expected = {
+        "strategies": {"msft", "proportional", "uniform", "temperature"},
+        "models": {"pocket", "qwen2.5", "smollm2-135m", "llama-3.2-1b"},
+        "suites": {"pocket", "bbh"},
+    }[what]
+    assert expected <= names
+    assert all(r in harness("list", what).stdout for r in expected)
+
+
+def test_environment_variables_are_options(tmp_path):
+    done = harness("run", cwd=tmp_path, HARNESS_STRATEGY="mstf", HARNESS_SEED="3")
+    assert done.returncode == 2
+    assert "unknown strategy 'mstf'" in done.stderr
+    assert "-1" in harness("run", cwd=tmp_path, HARNESS_SEED="-1").stderr
+
+
+def test_help_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None; sys.argv = ['harness', '--help']\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "from harness.cli import main; main()"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
