@@ -15,11 +15,26 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from harness.errors import RunFailed
-from harness.paths import file_digest
+from harness.paths import digest, file_digest, write_atomic
 
 Tensors = dict[str, torch.Tensor]
 MEMORY_BYTES = 4 * 2**30
 LIMIT = 64  # checkpoints of one run on disk at a time
+
+
+def intact(path: Path) -> dict[str, Any] | None:
+    """A checkpoint's manifest if all its files are as they were written, else None."""
+    try:
+        saved: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        same = all(file_digest(path / f"{g}.safetensors") == sha for g, sha in saved["sha256"].items())
+        return saved if same and digest(saved["state"]) == saved["state_sha256"] else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def folder_name(name: str) -> str:
+    """`3:12` as a folder's name."""
+    return name.replace(":", "-")
 
 
 def n_bytes(tensors: Tensors) -> int:
@@ -29,25 +44,48 @@ def n_bytes(tensors: Tensors) -> int:
 class Store:
     """A folder of checkpoints. Each holds named groups of tensors (`model`, `optimizer`) and a JSON state."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, resume: bool = False) -> None:
         self.folder = folder
         self.peak = 0
         self._memory: dict[str, tuple[dict[str, Tensors], dict[str, Any]]] = {}
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        # What a snapshot refers to stays on disk until a later snapshot no longer does.
+        self._durable: set[str] = set()
+        self._garbage: set[str] = set()
+        if not resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, name: str) -> Path:
-        return self.folder / name.replace(":", "-")
+        return self.folder / folder_name(name)
 
     def names(self) -> list[str]:
-        return sorted(p.name.replace("-", ":") for p in self.folder.iterdir())
+        """Checkpoints that can be gone back to."""
+        found = {p.name.replace("-", ":") for p in self.folder.iterdir() if not p.name.endswith(".partial")}
+        return sorted(found - self._garbage)
 
     def __contains__(self, name: str) -> bool:
-        return self.path(name).is_dir()
+        return self.path(name).is_dir() and name not in self._garbage
+
+    def settle(self) -> None:
+        """A snapshot has been written: what it does not refer to may go."""
+        for name in self._garbage:
+            shutil.rmtree(self.path(name), ignore_errors=True)
+        self._garbage = set()
+        self._durable = set(self.names())
+
+    def resume(self, live: set[str]) -> None:
+        """After a crash: exactly what the snapshot refers to is there, anything newer is made again."""
+        for name in self.names():
+            if name not in live:
+                shutil.rmtree(self.path(name), ignore_errors=True)
+        self._durable = set(live)
 
     def save(self, name: str, groups: dict[str, Tensors], state: dict[str, Any]) -> None:
         """Write a checkpoint whole: it appears under its name only when all its files are on disk."""
         size = sum(n_bytes(g) for g in groups.values())
+        if name in self._garbage:
+            self._garbage.discard(name)
+            shutil.rmtree(self.path(name), ignore_errors=True)
         if len(self.names()) >= LIMIT:
             raise RunFailed(f"this run holds {LIMIT} checkpoints already; a strategy keeps fewer")
         if shutil.disk_usage(self.folder).free < 2 * size:
@@ -59,7 +97,8 @@ class Store:
         for group, tensors in groups.items():
             save_file({k: t.contiguous() for k, t in tensors.items()}, partial / f"{group}.safetensors")
             sums[group] = file_digest(partial / f"{group}.safetensors")
-        (partial / "state.json").write_text(json.dumps({"sha256": sums, "state": state}), encoding="utf-8")
+        manifest = {"sha256": sums, "state": state, "state_sha256": digest(state)}
+        write_atomic(partial / "state.json", json.dumps(manifest))
         partial.rename(self.path(name))
         self.peak = max(self.peak, len(self.names()))
         held = sum(n_bytes(g) for groups, _ in self._memory.values() for g in groups.values())
@@ -75,13 +114,15 @@ class Store:
             raise RunFailed(
                 f"checkpoint {name} was released: a train's checkpoints last until the next train; use lab.checkpoint()"
             )
-        saved = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        for group, expected in saved["sha256"].items():
-            if file_digest(path / f"{group}.safetensors") != expected:
-                raise RunFailed(f"checkpoint {name}: {group}.safetensors is damaged (its checksum differs)")
+        saved = intact(path)
+        if saved is None:
+            raise RunFailed(f"checkpoint {name} is damaged (a checksum differs); run the same command again")
         groups = {group: load_file(path / f"{group}.safetensors") for group in saved["sha256"]}
         return groups, saved["state"]
 
     def drop(self, name: str) -> None:
         self._memory.pop(name, None)
-        shutil.rmtree(self.path(name), ignore_errors=True)
+        if name in self._durable:
+            self._garbage.add(name)
+        else:
+            shutil.rmtree(self.path(name), ignore_errors=True)

@@ -82,7 +82,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def run(options: tuple[str, ...], **values: Any) -> None:
     """Fine-tune under a strategy, score the answer, and write runs/<id>/record.json."""
     from harness import progress
-    from harness.run import Request, execute, finished, prepare
+    from harness.request import Request, prepare
+    from harness.run import execute, finished
 
     progress.quiet()
     plan = prepare(Request(options=_pairs(options), **values))

@@ -16,7 +16,7 @@ from harness.api import Look, Metric, Mixture, Score, TaskInfo
 from harness.checkpoint import Store, Tensors
 from harness.data import Item
 from harness.ledger import Cost, Ledger
-from harness.loop import Clock
+from harness.loop import Clock, Stage
 from harness.sampler import Sampler
 from harness.suite import Suite
 
@@ -71,6 +71,7 @@ class Core:
         self.info = {task: _info(suite, task, train[task], validation[task]) for task in sorted(train)}
         self.metric: Metric | None = None
         self.verb = 0
+        self.args = ""
         self.standing = BASE
         self.starts: dict[int, str] = {}
         self.pinned: set[str] = set()
@@ -80,6 +81,8 @@ class Core:
         self.curves: list[dict[str, Any]] = []
         self.mixtures: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
+        self.resumed: dict[str, Any] | None = None
+        self.on_tick: Callable[[Stage | None], None] | None = None
         self._seen: dict[tuple[str, str, int], tuple[float, float]] = {}
         self._next_point = 0
 
@@ -100,6 +103,11 @@ class Core:
         self.observe()
         if self.watch:
             self.watch(Progress(self.ledger.spent, self.ledger.cap, step, tokens, loss))
+
+    def tick(self, stage: Stage | None) -> None:
+        """A moment at which a snapshot may be taken."""
+        if self.on_tick:
+            self.on_tick(stage)
 
     def look_cost(self) -> int:
         """FLOPs of one look at all validation items."""
@@ -159,8 +167,8 @@ class Core:
             self.sampler.load(state["sampler"])
         self.standing = weights
 
-    def new_stage(self, mixture: Mixture, fresh: bool) -> str:
-        """Begin a `train`: release the previous one's checkpoints, restart the optimizer if asked. Returns the start."""
+    def new_stage(self, mixture: Mixture, fresh: bool) -> None:
+        """Begin a `train`: release the previous one's checkpoints, restart the optimizer if asked."""
         self.settle()
         for weights in sorted(self.loose - {self.standing}):
             self.release(weights)
@@ -171,7 +179,45 @@ class Core:
             self.mixtures.append({"billed_flops": self.ledger.spent, "weights": weights_now})
         self.starts[self.verb] = self.standing
         self.observe()
-        return self.standing
+
+    def state(self) -> dict[str, Any]:
+        """JSON state of everything that tensors do not hold; with `tensors`, `load` of it goes on exactly here."""
+        return {
+            "verb": self.verb,
+            "args": self.args,
+            "standing": self.standing,
+            "starts": list(self.starts.items()),
+            "pinned": sorted(self.pinned),
+            "loose": sorted(self.loose),
+            "deferred": self.deferred,
+            "answer": self.answer,
+            "curves": self.curves,
+            "mixtures": self.mixtures,
+            "events": self.events,
+            "seen": [[*key, *value] for key, value in self._seen.items()],
+            "next_point": self._next_point,
+            "exhausted": self.ledger.exhausted,
+            "sampler": self.sampler.state(),
+            "progress": self.clock.progress,
+            "checkpoints": self.store.names(),
+        }
+
+    def tensors(self) -> dict[str, Tensors]:
+        return {"model": self.engine.weights(), "optimizer": self.engine.moments()}
+
+    def load(self, state: Mapping[str, Any], tensors: Mapping[str, Tensors]) -> None:
+        """Go back to a snapshot: the opposite of `state` and `tensors`."""
+        self.engine.load_weights(tensors["model"])
+        self.engine.load_moments(tensors["optimizer"])
+        self.verb, self.args, self.standing = state["verb"], state["args"], state["standing"]
+        self.starts = dict(state["starts"])
+        self.pinned, self.loose, self.deferred = set(state["pinned"]), set(state["loose"]), state["deferred"]
+        self.answer, self.curves, self.mixtures = state["answer"], state["curves"], state["mixtures"]
+        self.events, self._next_point = state["events"], state["next_point"]
+        self._seen = {(w, t, n): (loss, match) for w, t, n, loss, match in state["seen"]}
+        self.ledger.exhausted, self.clock.progress = state["exhausted"], state["progress"]
+        self.sampler.load(state["sampler"])
+        self.store.resume(set(state["checkpoints"]))
 
     def path(self, weights: str) -> dict[int, int]:
         """For each training verb on the way from the base to these weights, its last step on the way."""

@@ -17,25 +17,54 @@ from harness.paths import canonical
 
 
 class Journal:
-    """Append-only `journal.jsonl`. `replay` holds the finished lines that a restarted run answers from."""
+    """Append-only `journal.jsonl`.
 
-    def __init__(self, path: Path | None, replay: list[dict[str, Any]] | None = None) -> None:
+    `replay` holds the finished lines that a restarted run answers from; `expected` those after the durable point, which
+    are computed again and must come out the same.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        replay: list[dict[str, Any]] | None = None,
+        expected: list[dict[str, Any]] | None = None,
+    ) -> None:
         self._replay = replay or []
+        self._expected = {line["i"]: line for line in expected or []}
         self._file: IO[str] | None = path.open("a", encoding="utf-8") if path else None
         self.verbs = 0
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the next verb will be answered from the journal."""
+        return self.verbs < len(self._replay)
 
     def recall(self, verb: str, args: str) -> dict[str, Any] | None:
         """The finished line of the next verb, if there is one. Raises NonDeterministicStrategy if it differs."""
         if self.verbs >= len(self._replay):
             return None
         line = self._replay[self.verbs]
+        self._same(line, verb, args)
+        self.verbs += 1
+        return line
+
+    def _same(self, line: dict[str, Any], verb: str, args: str) -> None:
         if (line["verb"], line["args"]) != (verb, args):
             raise NonDeterministicStrategy(
                 f"verb {self.verbs} was {line['verb']} and is {verb} on replay"
                 + ("" if line["verb"] != verb else " with other arguments")
+                + "; a strategy draws from lab.rng only and keeps no state between runs"
             )
-        self.verbs += 1
-        return line
+
+    def check(self, verb: str, args: str, result: Any) -> None:
+        """Compare a recomputed verb with the line that an interrupted run left. Raises NonDeterministicStrategy."""
+        line = self._expected.pop(self.verbs, None)
+        if line is not None:
+            self._same(line, verb, args)
+            if json.dumps(line["result"], sort_keys=True) != json.dumps(json.loads(json.dumps(result)), sort_keys=True):
+                raise NonDeterministicStrategy(
+                    f"verb {self.verbs} ({verb}) gave another result when it was computed again after the interruption"
+                )
 
     def append(self, verb: str, args: str, result: Any, ledger_lines: int) -> None:
         """Write one finished verb; it is on disk when this returns."""

@@ -30,7 +30,8 @@ from harness.api import (
 )
 from harness.core import BASE, Core
 from harness.data import Row
-from harness.errors import unknown
+from harness.durable import fault
+from harness.errors import NonDeterministicStrategy, unknown
 from harness.journal import Journal
 from harness.loop import Spec, run_stage
 from harness.paths import digest
@@ -87,13 +88,19 @@ class RunLab:
         if line is not None:
             return decode(line["result"])
         core, started = self._core, time.perf_counter()
-        core.verb = self._journal.verbs
+        if core.resumed is not None and core.args != key:
+            raise NonDeterministicStrategy(f"verb {self._journal.verbs} was a train that {name} does not continue")
+        core.verb, core.args = self._journal.verbs, key
+        fault("verb")
         try:
             result = compute()
         finally:
             self.seconds_inside += time.perf_counter() - started
             core.ledger.flush()
-        self._journal.append(name, key, encode(result), len(core.ledger.entries))
+        encoded = encode(result)
+        self._journal.check(name, key, encoded)
+        self._journal.append(name, key, encoded, len(core.ledger.entries))
+        core.tick(None)
         return result
 
     # --- train and look
@@ -119,12 +126,14 @@ class RunLab:
 
         def compute() -> History:
             core = self._core
-            core.ledger.require(0)
+            resumed, core.resumed = core.resumed, None
             core.metric = metric
             fresh = optimizer == "fresh"
-            start = core.new_stage(mixture, fresh)
-            batch = core.suite.train.effective_batch
-            history = run_stage(core, Spec(core.verb, start, mixture, long, grid, keep, batch, fresh))
+            if resumed is None:
+                core.ledger.require(0)
+                core.new_stage(mixture, fresh)
+            start, batch = core.starts[core.verb], core.suite.train.effective_batch
+            history = run_stage(core, Spec(core.verb, start, mixture, long, grid, keep, batch, fresh), resumed)
             if history.last.kept and keep == "last":
                 core.loose.add(core.standing)
                 core.deferred = True

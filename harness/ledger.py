@@ -6,7 +6,9 @@ sum to the total (`discarded` is derived from `train` when the record is written
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -50,12 +52,14 @@ class Entry:
 class Ledger:
     """Bookings of one run under a cap in FLOPs. `spent` is what is billed so far."""
 
-    def __init__(self, cap: int, path: Path | None = None) -> None:
+    def __init__(self, cap: int, path: Path | None = None, entries: Iterable[Entry] = ()) -> None:
         self.cap = cap
-        self.spent = 0
-        self.entries: list[Entry] = []
+        self.path = path
+        self.entries: list[Entry] = list(entries)
+        self.spent = sum(e.model for e in self.entries if e.phase in BILLED)
         self.exhausted = False
-        self._file: IO[str] | None = path.open("w", encoding="utf-8") if path else None
+        mode = "a" if self.entries else "w"
+        self._file: IO[str] | None = path.open(mode, encoding="utf-8") if path else None
 
     @property
     def remaining(self) -> int:
@@ -84,16 +88,22 @@ class Ledger:
         if self._file:
             self._file.flush()
 
+    def sync(self) -> None:
+        """All bookings so far are on disk when this returns."""
+        if self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         if self._file:
             self._file.close()
             self._file = None
 
 
-def read(path: Path) -> list[Entry]:
-    """The entries of a `ledger.jsonl`."""
+def read(path: Path, n: int | None = None) -> list[Entry]:
+    """The first n entries of a `ledger.jsonl`, or all."""
     with path.open(encoding="utf-8") as handle:
-        return [Entry(**json.loads(line)) for line in handle if line.strip()]
+        return [Entry(**json.loads(line)) for line in itertools.islice(handle, n)]
 
 
 def by_phase(entries: Iterable[Entry], kept: Mapping[int, int] | None = None) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from harness.api import Checkpoint, History, Keep, Length, Look, Mixture
 from harness.data import Item
@@ -56,7 +56,8 @@ class Trainer(Protocol):
     def look(self, step: int, epoch: float) -> Look: ...
     def save(self, weights: str, restart: bool) -> None: ...
     def release(self, weights: str) -> None: ...
-    def stepped(self, step: int, rows: int, loss: float) -> None: ...
+    def stepped(self, step: int, tokens: int, loss: float) -> None: ...
+    def tick(self, stage: Stage) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,17 @@ class Stage:
     looks: list[Look] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     loss: dict[str, list[float]] = field(default_factory=dict)
+
+    def state(self) -> dict[str, Any]:
+        """JSON state: `load` of it goes on exactly here."""
+        looks = [[k.step, k.epoch, dict(k.values), k.value] for k in self.looks]
+        plain = {"step": self.step, "billed": self.billed, "next_look": self.next_look}
+        return plain | {"looks": looks, "names": self.names, "loss": self.loss}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.step, self.billed, self.next_look = state["step"], state["billed"], state["next_look"]
+        self.looks = [Look(step, epoch, values, value) for step, epoch, values, value in state["looks"]]
+        self.names, self.loss = list(state["names"]), {t: list(v) for t, v in state["loss"].items()}
 
     def epochs(self) -> float:
         return self.step * self.spec.batch / self.spec.mixture.epoch_examples
@@ -118,11 +130,13 @@ class Stage:
         return due
 
 
-def run_stage(lab: Trainer, spec: Spec) -> History:
+def run_stage(lab: Trainer, spec: Spec, resumed: Mapping[str, Any] | None = None) -> History:
     """Train until the length is reached or the next step (and the look that must follow it) does not fit."""
     stage = Stage(spec, lab.ledger.cap)
     reserve = lab.look_cost() if spec.grid else 0
-    if spec.grid:
+    if resumed is not None:
+        stage.load(resumed)
+    elif spec.grid:
         _look(lab, stage)
     while True:
         before = lab.sampler.state()
@@ -136,6 +150,7 @@ def run_stage(lab: Trainer, spec: Spec) -> History:
         _step(lab, stage, items, cost)
         if stage.look_due():
             _look(lab, stage)
+        lab.tick(stage)
     if stage.cut and not stage.step:
         lab.ledger.require(cost.model + reserve)  # nothing fitted at all: this verb itself is the one too many
     history = _finish(lab, stage)

@@ -2,140 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import math
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
 
-from harness import RULES_VERSION, __version__, environment, models, record, registry
-from harness.api import Strategy
+from harness import RULES_VERSION, __version__, durable, environment, record
 from harness.core import Core, Progress
-from harness.data import Item, Row, check_disjoint, content_digest, load_rows, tokenise
 from harness.errors import BudgetExhausted, HarnessError, RunFailed
-from harness.flops import Arch
 from harness.journal import Journal
 from harness.ledger import Entry, Ledger, billed, by_phase
+from harness.loop import Stage
 from harness.paths import digest, file_digest, write_atomic
-from harness.suite import Suite, load_suite
-
-Rows = dict[str, dict[str, list[Row]]]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asked for."""
-
-    strategy: str = "proportional"
-    model: str = "pocket"
-    suite: str | None = None
-    seed: int = 0
-    budget: float = 1.0
-    lr: float | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-    mode: str = "full"
-    scorer: str = "auto"
-    mirror: Path | None = None
-    limit: int | None = None
-    runs: Path = Path("runs")
-    force: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A request with every name resolved: nothing in it can be misspelt any more, and no weights are loaded."""
-
-    request: Request
-    suite: Suite
-    suite_name: str
-    model: models.Model
-    arch: Arch
-    strategy: Strategy
-    identity: record.Identity
-    id: str
-    workload: str
-    train: dict[str, list[Item]]
-    validation: dict[str, list[Item]]
-    rows: Rows
-
-    @property
-    def folder(self) -> Path:
-        return self.request.runs / self.id
-
-
-def prepare(request: Request) -> Plan:
-    """Resolve suite, model, strategy and data, and work the budget out. Raises HarnessError for what is wrong."""
-    suite_name = request.suite or ("pocket" if request.model == "pocket" else "bbh")
-    suite = load_suite(suite_name)
-    plugin = registry.find(request.strategy)
-    strategy = plugin.build(request.options)
-    if request.mode != "full":
-        raise HarnessError(f"mode {request.mode!r}: this version does full fine-tuning only; expected 'full'")
-    if request.scorer == "vllm":
-        raise HarnessError("scorer 'vllm': this version scores with 'hf' only")
-    if not (math.isfinite(request.budget) and request.budget > 0):
-        raise HarnessError(f"budget {request.budget}: expected a positive multiple, such as 0.5 or 1x")
-    if request.limit is not None and request.limit < 2:
-        raise HarnessError(f"limit {request.limit}: expected at least 2 rows a task")
-    if request.lr is not None and not (math.isfinite(request.lr) and request.lr > 0):
-        raise HarnessError(f"lr {request.lr}: expected a positive number")
-    if request.mirror and not request.mirror.is_dir():
-        raise HarnessError(f"mirror {str(request.mirror)!r} is not a folder")
-    model = models.resolve(request.model, request.mirror)
-    arch = Arch.from_config(model.config)
-    if reason := getattr(strategy, "skip", lambda _: None)(suite):
-        raise HarnessError(f"strategy {request.strategy} does not apply to suite {suite.name}: {reason}")
-    rows = {s: load_rows(suite, s, request.mirror, request.limit) for s in ("train", "validation")}
-    check_disjoint(suite, rows["train"], rows["validation"])
-    tokenizer = models.tokenizer(model)
-    train = tokenise(tokenizer, rows["train"], suite.train.max_length)
-    validation = tokenise(tokenizer, rows["validation"], suite.train.max_length)
-    flops = budget_flops(suite, arch, train, request.budget)
-    identity = record.Identity(
-        strategy=plugin.name,
-        model=model.name,
-        suite=suite.name,
-        mode="full",
-        seed=request.seed,
-        lr=request.lr or suite.train.lr,
-        budget=record.BudgetSpec(multiple=request.budget, flops=flops),
-        hyperparameters=dataclasses.asdict(strategy),  # type: ignore[call-overload]
-        passed=dict(request.options),
-        source_sha256=plugin.source_sha256,
-        suite_sha256=suite.sha256,
-        data_sha256={s: _content(r) for s, r in rows.items()},
-    )
-    run_id = record.run_id(identity, model.revision, request.limit, RULES_VERSION)
-    workload = record.workload_id(identity, model.revision, request.limit)
-    return Plan(request, suite, suite_name, model, arch, strategy, identity, run_id, workload, train, validation, rows)
-
-
-def _content(rows: Mapping[str, list[Row]]) -> str:
-    return content_digest({t: [(r.input, r.target) for r in group] for t, group in rows.items()})
-
-
-def budget_flops(suite: Suite, arch: Arch, train: Mapping[str, list[Item]], multiple: float) -> int:
-    """`multiple` x the FLOPs of size-proportional SFT for the suite's epochs, in whole effective batches.
-
-    Raises HarnessError when not even one average step fits.
-    """
-    items = [item for group in train.values() for item in group]
-    epoch = sum(arch.train_step(item.tokens, item.supervised) for item in items)
-    flops = round(epoch * suite.train.epochs * multiple)
-    step = epoch * suite.train.effective_batch // len(items)
-    if flops < step:
-        raise HarnessError(f"budget {multiple:g}x is {flops:.3g} FLOPs; one step of this suite needs {step:.3g}")
-    return flops
+from harness.request import Plan
 
 
 @contextmanager
@@ -173,12 +61,27 @@ def execute(
             f"no free disk for a run in {str(plan.request.runs)!r}: about {8 * size / 1e6:.0f} MB are needed"
         )
     with locked(folder):
-        if (folder / "journal.jsonl").exists():
-            say(f"run {plan.id} was begun before: it starts again from its first verb")
-        for name in ("journal.jsonl", "record.json"):
-            (folder / name).unlink(missing_ok=True)
+        point = _durable_point(plan, say)
+        (folder / "record.json").unlink(missing_ok=True)
         write_atomic(folder / "config.yaml", yaml.safe_dump(_config(plan), sort_keys=False))
-        return _Run(plan, watch, say).go()
+        return _Run(plan, watch, say, point).go()
+
+
+def _durable_point(plan: Plan, say: Callable[[str], None]) -> durable.Point | None:
+    """Where an interrupted run goes on, with journal and ledger cut back to it; None to start from the first verb."""
+    folder = plan.folder
+    begun = (folder / "journal.jsonl").exists() and not plan.request.force
+    point = durable.load(folder) if begun else None
+    if point is not None:
+        durable.cut(folder, point)
+        say(f"run {plan.id} goes on after {point.verbs} finished verbs")
+        return point
+    if begun:
+        say(f"run {plan.id} was interrupted before a good snapshot: it starts again from its first verb")
+    shutil.rmtree(folder / "snapshot", ignore_errors=True)
+    for name in ("journal.jsonl", "ledger.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    return None
 
 
 def _config(plan: Plan) -> dict[str, Any]:
@@ -202,8 +105,14 @@ def _config(plan: Plan) -> dict[str, Any]:
 class _Run:
     """The phases of one run; what they share is here, what they do is below."""
 
-    def __init__(self, plan: Plan, watch: Callable[[Progress], None] | None, say: Callable[[str], None]) -> None:
-        self.plan, self.watch, self.say = plan, watch, say
+    def __init__(
+        self,
+        plan: Plan,
+        watch: Callable[[Progress], None] | None,
+        say: Callable[[str], None],
+        point: durable.Point | None,
+    ) -> None:
+        self.plan, self.watch, self.say, self.point = plan, watch, say, point
         self.folder = plan.folder
         self.started = datetime.now(UTC)
         self.core: Core | None = None
@@ -228,10 +137,13 @@ class _Run:
         from harness.lab import RunLab
         from harness.setup import build
 
-        plan = self.plan
-        journal = Journal(self.folder / "journal.jsonl")
-        ledger = Ledger(plan.identity.budget.flops, self.folder / "ledger.jsonl")
-        self.core, engine = build(plan, ledger, self.watch)
+        plan, point = self.plan, self.point
+        finished, again = (point.replay, point.expected) if point else ([], [])
+        journal = Journal(self.folder / "journal.jsonl", finished, again)
+        ledger = Ledger(plan.identity.budget.flops, self.folder / "ledger.jsonl", point.entries if point else ())
+        self.core, engine = build(plan, ledger, self.watch, point)
+        snapshots = durable.Snapshots(self.folder)
+        self.core.on_tick = lambda stage: self.snapshot(snapshots, journal, stage)
         lab = RunLab(self.core, journal, plan.rows, plan.request.seed)
         began, status = time.perf_counter(), "finished"
         try:
@@ -251,6 +163,8 @@ class _Run:
             ledger.flush()
         core = self.core
         core.observe(last=True)
+        self.snapshot(snapshots, journal, None, force=True)
+        durable.fault("score")
         if core.answer is not None and core.answer != core.standing:
             core.restore(core.answer, "fresh")
         final = self.folder / "final"
@@ -259,6 +173,18 @@ class _Run:
         self.weights = digest({p.name: file_digest(p) for p in sorted(final.glob("*.safetensors"))})
         ledger.close()
         return status
+
+    def snapshot(
+        self, snapshots: durable.Snapshots, journal: Journal, stage: Stage | None, force: bool = False
+    ) -> None:
+        """Take a snapshot if it is time. Between verbs `stage` is None; the standing weights may be promised ones."""
+        core = self.core
+        durable.fault("step" if stage else "between")
+        if core is None or journal.replaying or not (force or snapshots.due()):
+            return
+        state = stage.state() if stage else None
+        snapshots.write(journal.verbs, core.tensors(), core.state(), state, core.ledger)
+        core.store.settle()
 
     def scoring(self, folder: Path, work: Path) -> dict[str, Any]:
         from harness.score import score
@@ -318,7 +244,9 @@ class _Run:
             ),
         )
         path = self.folder / "record.json"
+        durable.fault("record")
         record.write(made, path)
         if status != "failed":
-            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+            for name in ("checkpoints", "snapshot"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
         return path

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from harness.checkpoint import Store
 from harness.core import Core, Progress
+from harness.durable import Point
 from harness.engine import Engine
 from harness.ledger import Ledger
 from harness.loop import Clock
+from harness.request import Plan
 from harness.sampler import Sampler
 
-if TYPE_CHECKING:
-    from harness.run import Plan
 
-
-def build(plan: Plan, ledger: Ledger, watch: Callable[[Progress], None] | None = None) -> tuple[Core, Engine]:
-    """The core of a run's root lab, and its engine."""
+def build(
+    plan: Plan, ledger: Ledger, watch: Callable[[Progress], None] | None = None, point: Point | None = None
+) -> tuple[Core, Engine]:
+    """The core of a run's root lab, and its engine; as they stood at `point`, if a run goes on."""
     train = plan.suite.train
     engine = Engine(plan.model.folder, plan.arch, train.optimizer, plan.request.seed)
     sampler = Sampler(plan.request.seed, {task: len(items) for task, items in plan.train.items()})
     clock = Clock(train.schedule, plan.identity.lr)
-    store = Store(plan.folder / "checkpoints")
+    store = Store(plan.folder / "checkpoints", resume=point is not None)
     core = Core(plan.suite, engine, plan.train, plan.validation, ledger, store, sampler, clock, watch)
+    if point is not None:
+        core.load(point.core, point.tensors)
+        core.resumed = point.stage
     return core, engine

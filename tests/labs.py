@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.journal import Journal
 from harness.lab import RunLab
 from harness.ledger import Ledger
-from harness.run import Request, prepare
+from harness.request import Request, prepare
 from harness.setup import build
 
 

@@ -14,13 +14,17 @@ from tests.conftest import ROOT
 def test_the_wheel_runs_outside_the_clone(tmp_path):
     out = tmp_path / "wheel"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", out, ROOT], check=True, capture_output=True)
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", out, ROOT], check=True, capture_output=True
+    )
     (wheel,) = out.glob("*.whl")
     assert wheel.stat().st_size < 12e6
     home = tmp_path / "venv"
     venv.create(home, with_pip=False)
     site = next(home.glob("lib/python*/site-packages"))
-    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", site, wheel], check=True, capture_output=True)
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--no-index", "--target", site, wheel], check=True, capture_output=True
+    )
     # The dependencies come from the environment of the tests, after the venv's own; its editable harness does not.
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HARNESS_THREADS": "1"}

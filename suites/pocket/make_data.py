@@ -25,13 +25,18 @@ def addition(rng: Random) -> Item:
     return f"{a} + {b}", str(a + b), str(a + b + 10)
 
 
+def total(rng: Random) -> Item:
+    a, b, c = (rng.randint(1, 40) for _ in range(3))
+    return f"{a} + {b} + {c}", str(a + b + c), str(a + b)
+
+
 def reverse(rng: Random) -> Item:
     items = f.words(rng, 4, 6)
     return "reverse " + " ".join(items), " ".join(items[::-1]), " ".join(items)
 
 
 def descending(rng: Random) -> Item:
-    s = f.digits(rng, 4, 7)
+    s = f.digits(rng, 5, 8)
     return f"descending {s}", "".join(sorted(s, reverse=True)), "".join(sorted(s))
 
 
@@ -86,13 +91,13 @@ class Task:
 
 
 TASKS = [
-    Task("addition", addition, 500),
-    Task("reverse", reverse, 400),
-    Task("descending", descending, 500),
+    Task("addition", total, 600),
+    Task("reverse", reverse, 300),
+    Task("descending", descending, 400),
     Task("last", last, 100, 0.4),
     Task("lookup", lookup, 150, 0.35),
-    Task("larger", larger, 150, 0.25),
-    Task("repeat", repeat, 120, 0.3),
+    Task("larger", larger, 100, 0.35),
+    Task("repeat", repeat, 100, 0.4),
 ]
 SUBJECTS = 100
 TRAIN_FORMS = [

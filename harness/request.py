@@ -1,0 +1,124 @@
+"""A request and what it resolves to: every name looked up, the data read, the budget worked out, no weights loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness import RULES_VERSION, models, record, registry
+from harness.api import Strategy
+from harness.data import Item, Row, check_disjoint, content_digest, load_rows, tokenise
+from harness.errors import HarnessError
+from harness.flops import Arch
+from harness.suite import Suite, load_suite
+
+Rows = dict[str, dict[str, list[Row]]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asked for."""
+
+    strategy: str = "proportional"
+    model: str = "pocket"
+    suite: str | None = None
+    seed: int = 0
+    budget: float = 1.0
+    lr: float | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    mode: str = "full"
+    scorer: str = "auto"
+    mirror: Path | None = None
+    limit: int | None = None
+    runs: Path = Path("runs")
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request with every name resolved: nothing in it can be misspelt any more, and no weights are loaded."""
+
+    request: Request
+    suite: Suite
+    suite_name: str
+    model: models.Model
+    arch: Arch
+    strategy: Strategy
+    identity: record.Identity
+    id: str
+    workload: str
+    train: dict[str, list[Item]]
+    validation: dict[str, list[Item]]
+    rows: Rows
+
+    @property
+    def folder(self) -> Path:
+        return self.request.runs / self.id
+
+
+def prepare(request: Request) -> Plan:
+    """Resolve suite, model, strategy and data, and work the budget out. Raises HarnessError for what is wrong."""
+    suite_name = request.suite or ("pocket" if request.model == "pocket" else "bbh")
+    suite = load_suite(suite_name)
+    plugin = registry.find(request.strategy)
+    strategy = plugin.build(request.options)
+    if request.mode != "full":
+        raise HarnessError(f"mode {request.mode!r}: this version does full fine-tuning only; expected 'full'")
+    if request.scorer == "vllm":
+        raise HarnessError("scorer 'vllm': this version scores with 'hf' only")
+    if not (math.isfinite(request.budget) and request.budget > 0):
+        raise HarnessError(f"budget {request.budget}: expected a positive multiple, such as 0.5 or 1x")
+    if request.limit is not None and request.limit < 2:
+        raise HarnessError(f"limit {request.limit}: expected at least 2 rows a task")
+    if request.lr is not None and not (math.isfinite(request.lr) and request.lr > 0):
+        raise HarnessError(f"lr {request.lr}: expected a positive number")
+    if request.mirror and not request.mirror.is_dir():
+        raise HarnessError(f"mirror {str(request.mirror)!r} is not a folder")
+    model = models.resolve(request.model, request.mirror)
+    arch = Arch.from_config(model.config)
+    if reason := getattr(strategy, "skip", lambda _: None)(suite):
+        raise HarnessError(f"strategy {request.strategy} does not apply to suite {suite.name}: {reason}")
+    rows = {s: load_rows(suite, s, request.mirror, request.limit) for s in ("train", "validation")}
+    check_disjoint(suite, rows["train"], rows["validation"])
+    tokenizer = models.tokenizer(model)
+    train = tokenise(tokenizer, rows["train"], suite.train.max_length)
+    validation = tokenise(tokenizer, rows["validation"], suite.train.max_length)
+    flops = budget_flops(suite, arch, train, request.budget)
+    identity = record.Identity(
+        strategy=plugin.name,
+        model=model.name,
+        suite=suite.name,
+        mode="full",
+        seed=request.seed,
+        lr=request.lr or suite.train.lr,
+        budget=record.BudgetSpec(multiple=request.budget, flops=flops),
+        hyperparameters=dataclasses.asdict(strategy),  # type: ignore[call-overload]
+        passed=dict(request.options),
+        source_sha256=plugin.source_sha256,
+        suite_sha256=suite.sha256,
+        data_sha256={s: _content(r) for s, r in rows.items()},
+    )
+    run_id = record.run_id(identity, model.revision, request.limit, RULES_VERSION)
+    workload = record.workload_id(identity, model.revision, request.limit)
+    return Plan(request, suite, suite_name, model, arch, strategy, identity, run_id, workload, train, validation, rows)
+
+
+def _content(rows: Mapping[str, list[Row]]) -> str:
+    return content_digest({t: [(r.input, r.target) for r in group] for t, group in rows.items()})
+
+
+def budget_flops(suite: Suite, arch: Arch, train: Mapping[str, list[Item]], multiple: float) -> int:
+    """`multiple` x the FLOPs of size-proportional SFT for the suite's epochs, in whole effective batches.
+
+    Raises HarnessError when not even one average step fits.
+    """
+    items = [item for group in train.values() for item in group]
+    epoch = sum(arch.train_step(item.tokens, item.supervised) for item in items)
+    flops = round(epoch * suite.train.epochs * multiple)
+    step = epoch * suite.train.effective_batch // len(items)
+    if flops < step:
+        raise HarnessError(f"budget {multiple:g}x is {flops:.3g} FLOPs; one step of this suite needs {step:.3g}")
+    return flops

@@ -1,0 +1,216 @@
+"""Kill a run anywhere, run the same command again: the same record (times aside) and weights as an undisturbed run."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+PLOTS = {
+    "msft": None,
+    "wander": """
+        for _ in range(3):
+            h = lab.train(lab.uniform(), "0.5 epoch", eval_every="2 step", keep="best")
+            here = lab.checkpoint()
+            lab.log("seen", {"spent": lab.budget.spent, "value": h.best().value, "draw": float(lab.rng.random())})
+            lab.train(lab.just(lab.sample("flip", 3)), "2 step")
+            if lab.validate(metric="loss", n=3)["flip"].value < lab.validate(metric="loss", n=3, at=here)["flip"].value:
+                lab.rollback(here)
+            lab.answer(here)
+        lab.train(lab.temperature(tau=0.5))
+    """,
+}
+FILE = '''"""A test's plot."""
+from dataclasses import dataclass
+from harness.api import Lab
+
+@dataclass(frozen=True)
+class Plot:
+    def run(self, lab: Lab) -> None:
+{body}
+'''
+
+
+class Forks:
+    def __init__(self):
+        env = os.environ | {"HARNESS_THREADS": "1", "HARNESS_DEVICE": "cpu", "HARNESS_SNAPSHOT_SECONDS": "0"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.forks"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=env,
+        )
+        while self.process.stdout.readline().strip() != "ready":
+            pass
+
+    def run(self, request, **env):
+        job = {
+            "request": {k: str(v) if k in ("suite", "model", "runs", "strategy") else v for k, v in request.items()},
+            "env": env,
+        }
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def forks():
+    server = Forks()
+    yield server
+    server.process.kill()
+
+
+def plot_file(tmp_path, name):
+    if PLOTS[name] is None:
+        return name
+    path = tmp_path / f"{name}.py"
+    path.write_text(FILE.format(body=PLOTS[name].strip("\n")))
+    return path
+
+
+def comparable(path):
+    r = json.loads(open(path).read())
+    for row in r["ledger"].values():
+        row.pop("seconds")
+    for key in ("started", "ended"):
+        r.pop(key)
+    r["reports"].pop("seconds_outside_verbs")
+    r["reports"].pop("checkpoints_peak")
+    return r
+
+
+def request(toy, tiny, runs, strategy):
+    options = {"C": "0.5"} if strategy == "msft" else {}
+    return {"strategy": strategy, "suite": toy, "model": tiny, "runs": runs, "budget": 1.5, "options": options}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(forks, toy, tiny, tmp_path_factory):
+    found = {}
+    for name in PLOTS:
+        folder = tmp_path_factory.mktemp(f"calm-{name}")
+        done = forks.run(request(toy, tiny, folder, plot_file(folder, name)), HARNESS_SNAPSHOT_SECONDS="1000")
+        assert done["status"] == 0, done
+        found[name] = comparable(done["record"])
+    return found
+
+
+PLACES = [("step", 60), ("verb", 12), ("between", 12), ("snapshot", 60), ("score", 1), ("scoring", 1), ("record", 1)]
+
+
+def kills(name, n, seed):
+    """n places to be killed at: each kind once, the rest drawn."""
+    rng = random.Random(f"{name}{seed}")
+    fixed = [f"{place}:{rng.randint(1, top)}" for place, top in PLACES]
+    return (fixed + [f"step:{rng.randint(1, 60)}" for _ in range(n)])[:n]
+
+
+@pytest.mark.parametrize("seconds", ["0", "0.05"])
+@pytest.mark.parametrize("name", PLOTS)
+def test_a_killed_run_ends_in_the_record_of_an_undisturbed_one(forks, undisturbed, toy, tiny, tmp_path, name, seconds):
+    strategy = plot_file(tmp_path, name)
+    killed = 0
+    for k, place in enumerate(kills(name, 10, seconds)):
+        asked = request(toy, tiny, tmp_path / str(k), strategy)
+        first = forks.run(asked, HARNESS_FAULT=f"kill@{place}", HARNESS_SNAPSHOT_SECONDS=seconds)
+        killed += first["status"] == -9
+        again = forks.run(asked, HARNESS_SNAPSHOT_SECONDS=seconds)
+        assert again["status"] == 0, (place, again)
+        assert comparable(again["record"]) == undisturbed[name], place
+    assert killed >= 7
+
+
+def test_killed_again_and_again_it_still_gets_there(forks, undisturbed, toy, tiny, tmp_path):
+    asked = request(toy, tiny, tmp_path, "msft")
+    kills = 0
+    while (done := forks.run(asked, HARNESS_FAULT="kill@step:7", HARNESS_SNAPSHOT_SECONDS="0"))["status"] != 0:
+        assert done["status"] == -9, done
+        kills += 1
+        assert kills < 40
+    assert kills > 3
+    assert comparable(done["record"]) == undisturbed["msft"]
+
+
+def test_going_on_computes_only_what_is_missing(forks, toy, tiny, tmp_path):
+    asked = request(toy, tiny, tmp_path, "msft")
+    forks.run(asked, HARNESS_FAULT="kill@score", HARNESS_SNAPSHOT_SECONDS="0")
+    done = forks.run(asked, HARNESS_FAULT="kill@step:1")  # not one step is taken again
+    assert done["status"] == 0
+    assert "goes on after" in done["said"][0]
+
+
+def damage(path, how, rng):
+    data = bytearray(path.read_bytes())
+    if how == "truncate":
+        path.write_bytes(bytes(data[: len(data) // 2]))
+    else:
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("how", ["truncate", "flip"])
+@pytest.mark.parametrize(
+    "what",
+    ["journal.jsonl", "ledger.jsonl", "snapshot/pointer.json", "snapshot/*/model.safetensors", "snapshot/*/state.json"],
+)
+def test_damage_is_detected_said_and_computed_again(forks, undisturbed, toy, tiny, tmp_path, what, how):
+    asked = request(toy, tiny, tmp_path, "msft")
+    assert forks.run(asked, HARNESS_FAULT="kill@step:23", HARNESS_SNAPSHOT_SECONDS="0")["status"] == -9
+    (path,) = tmp_path.glob(f"*/{what}")
+    damage(path, how, random.Random(how + what))
+    done = forks.run(asked)
+    assert done["status"] == 0, done
+    assert len(done["said"]) >= 1
+    assert comparable(done["record"]) == undisturbed["msft"]
+
+
+@pytest.mark.parametrize("how", ["truncate", "flip", "gone"])
+def test_a_damaged_checkpoint_is_never_trained_from(forks, undisturbed, toy, tiny, tmp_path, how):
+    asked = request(toy, tiny, tmp_path, "msft")
+    assert forks.run(asked, HARNESS_FAULT="kill@step:40", HARNESS_SNAPSHOT_SECONDS="0")["status"] == -9
+    paths = sorted(tmp_path.glob("*/checkpoints/*/model.safetensors"))
+    assert paths
+    for path in paths:
+        if how == "gone":
+            path.unlink()
+        else:
+            damage(path, how, random.Random(1))
+    done = forks.run(asked)
+    assert done["status"] == 0, done
+    assert comparable(done["record"]) == undisturbed["msft"]
+
+
+def test_a_strategy_that_replays_differently_is_stopped(forks, toy, tiny, tmp_path):
+    flag = tmp_path / "flag"
+    body = f"""
+        import os
+        name = "2 step" if os.path.exists({str(flag)!r}) else "3 step"
+        lab.train(lab.uniform(), name)
+        lab.train(lab.uniform())
+    """
+    path = tmp_path / "fickle.py"
+    path.write_text(FILE.format(body=body.strip("\n")))
+    asked = request(toy, tiny, tmp_path / "runs", path)
+    assert forks.run(asked, HARNESS_FAULT="kill@step:9", HARNESS_SNAPSHOT_SECONDS="0")["status"] == -9
+    flag.touch()
+    done = forks.run(asked)
+    assert done["status"] == 1
+    assert "NonDeterministicStrategy: verb 0 was train and is train on replay with other arguments" in done["error"]
+
+
+def test_a_second_process_on_a_run_directory_is_refused(forks, toy, tiny, tmp_path):
+    from harness.request import Request, prepare
+    from harness.run import locked
+
+    asked = request(toy, tiny, tmp_path, "proportional")
+    plan = prepare(Request(suite=str(toy), model=str(tiny), runs=tmp_path, budget=1.5))
+    with locked(plan.folder):
+        done = forks.run(asked)
+    assert "another process is working on run" in done["error"]
+    assert forks.run(asked)["status"] == 0
