@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -20,6 +21,7 @@ __all__ = [
     "BudgetExhausted",
     "Checkpoint",
     "Example",
+    "ForkPhase",
     "HarnessError",
     "History",
     "Keep",
@@ -42,6 +44,7 @@ Metric = Literal["loss", "exact_match"]
 Keep = Literal["last", "none", "best", "peaks"]
 OptimizerState = Literal["keep", "fresh"]
 Split = Literal["train", "validation"]
+ForkPhase = Literal["proxy", "probe", "gradients", "generate"]
 
 
 class Length(NamedTuple):
@@ -274,6 +277,22 @@ class Lab(Protocol):
     def rollback(self, to: Checkpoint, *, optimizer: Literal["restore", "fresh"] = "restore") -> None: ...
     def answer(self, checkpoint: Checkpoint | None = None) -> None:
         """ "Score this if I end now": free. Without it, the weights as they stand at the end are scored."""
+        ...
+
+    def fork(
+        self, phase: ForkPhase, *, start: Literal["base", "now"] | Checkpoint = "base", budget: str | int | None = None
+    ) -> AbstractContextManager[Lab]:
+        """`with lab.fork("proxy", budget="0.1 budget") as child:` - a lab with weights of its own, booked to its phase.
+
+        It starts from the base, from here (`now`, with the optimizer and the place in the data), or from a checkpoint.
+        With a budget (FLOPs, or a share of this lab's) it has its own LR clock over it and ends quietly when it is used
+        up; without one it trains at this lab's rate of this moment. Afterwards this lab stands where it stood; the
+        fork's checkpoints stay.
+        """
+        ...
+
+    def draw(self, mixture: Mixture, k: int = 1) -> list[Example]:
+        """The next k effective batches that training on `mixture` would see; train on them with `just`."""
         ...
 
     def uniform(self, tasks: Iterable[str] | None = None) -> Mixture: ...

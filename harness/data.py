@@ -7,7 +7,9 @@ the prompt alone. The test split is read by the scoring process only.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,27 +123,44 @@ def _add(rows: dict[str, list[tuple[str, str]]], line: str, where: str) -> None:
 
 
 def _from_hub(suite: Suite, split: str, mirror: Path | None) -> dict[str, list[tuple[str, str]]]:
-    """Rows of a hub dataset (or its copy below DIR/datasets) at the indices that the suite's id file names."""
+    """Rows of a hub dataset at the indices that the suite's id file names."""
+    ids = json.loads((suite.folder / str(suite.data.ids)).read_text(encoding="utf-8"))
+    tables = hub_rows(suite, mirror)
+    strayed = [t for t, table in tables.items() if max(ids[t][split], default=-1) >= len(table)]
+    if strayed:
+        raise HarnessError(
+            f"data {suite.data.hub!r}: task {strayed[0]!r} has {len(tables[strayed[0]])} rows, fewer than the id list names"
+        )
+    return {task: [table[i] for i in ids[task][split]] for task, table in tables.items()}
+
+
+def hub_rows(suite: Suite, mirror: Path | None) -> dict[str, list[tuple[str, str]]]:
+    """All rows by task of the suite's hub dataset, or of its copy below DIR/datasets."""
     import datasets
 
     datasets.disable_progress_bars()
-    hub = str(suite.data.hub)
+    hub, spec = str(suite.data.hub), suite.data
     local = mirror / "datasets" / hub if mirror else None
-    source = str(local) if local and local.is_dir() else hub
-    ids = json.loads((suite.folder / str(suite.data.ids)).read_text(encoding="utf-8"))
+    copied = local is not None and local.is_dir()
     rows: dict[str, list[tuple[str, str]]] = {}
-    for task in sorted(suite.tasks):
-        revision = None if source != hub else suite.data.revision
-        try:
-            table = datasets.load_dataset(
-                source, suite.data.config.format(task=task), split=suite.data.split, revision=revision
-            )
-        except Exception as error:  # the library raises a dozen kinds for "not there"
-            reason = " ".join(str(error).split())[:160]
-            raise HarnessError(
-                f"data {hub!r}: not to be had ({reason}); --mirror DIR looks in DIR/datasets/{hub} first"
-            ) from None
-        rows[task] = [(r["input"], r["target"]) for r in table.select(ids[task][split])]
+    # The library's cache knows a folder by its name, not by what is in it: a mirror that changed would not be read again.
+    with tempfile.TemporaryDirectory() if copied else nullcontext() as cache:
+        for task in sorted(suite.tasks):
+            try:
+                table = datasets.load_dataset(
+                    str(local) if copied else hub,
+                    spec.config.format(task=task),
+                    split=spec.split,
+                    revision=None if copied else spec.revision,
+                    cache_dir=cache,
+                    keep_in_memory=copied,
+                )
+            except Exception as error:  # the library raises a dozen kinds for "not there"
+                reason = " ".join(str(error).split())[:160]
+                raise HarnessError(
+                    f"data {hub!r}: not to be had ({reason}); --mirror DIR looks in DIR/datasets/{hub} first"
+                ) from None
+            rows[task] = [(row["input"], row["target"]) for row in table]
     return rows
 
 

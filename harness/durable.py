@@ -28,11 +28,13 @@ SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Point:
-    """A durable point: `verbs` finished, ledger lines kept, tensors, the core's state and the stage in progress."""
+    """A durable point: `verbs` finished, ledger lines kept, tensors, the open labs' state and the stage in progress."""
 
     verbs: int
     tensors: dict[str, Tensors]
-    core: dict[str, Any]
+    levels: list[dict[str, Any]]
+    trail: dict[str, Any]
+    checkpoints: list[str]
     stage: dict[str, Any] | None
     replay: list[dict[str, Any]]
     expected: list[dict[str, Any]]
@@ -50,7 +52,7 @@ class Snapshots:
     def due(self) -> bool:
         return time.monotonic() - self._last >= self.every
 
-    def write(self, verbs: int, tensors: Mapping[str, Tensors], core: Any, stage: Any, book: ledger.Ledger) -> None:
+    def write(self, verbs: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], book: ledger.Ledger) -> None:
         """Write a snapshot beside the old one, then point to it; a kill at any moment leaves one of them whole."""
         self.folder.mkdir(exist_ok=True)
         book.sync()
@@ -61,7 +63,7 @@ class Snapshots:
         target.mkdir()
         for group, values in tensors.items():
             save_file({k: t.contiguous() for k, t in values.items()}, target / f"{group}.safetensors")
-        write_atomic(target / "state.json", json.dumps({"core": core, "stage": stage}))
+        write_atomic(target / "state.json", json.dumps(state))
         fault("snapshot")
         pointer = {
             "name": name,
@@ -89,9 +91,7 @@ def load(folder: Path) -> Point | None:
             return None
         state = json.loads((there / "state.json").read_text(encoding="utf-8"))
         tensors = {p.stem: load_file(p) for p in there.glob("*.safetensors")}
-        if not all(
-            checkpoint.intact(folder / "checkpoints" / checkpoint.folder_name(n)) for n in state["core"]["checkpoints"]
-        ):
+        if not all(checkpoint.intact(folder / "checkpoints" / checkpoint.folder_name(n)) for n in state["checkpoints"]):
             return None
     except (OSError, KeyError, ValueError, TypeError):
         return None
@@ -99,7 +99,9 @@ def load(folder: Path) -> Point | None:
     if len(lines) < n:
         return None
     entries = ledger.read(book, pointer["ledger_lines"])
-    return Point(n, tensors, state["core"], state["stage"], lines[:n], lines[n:], entries)
+    return Point(
+        n, tensors, state["levels"], state["trail"], state["checkpoints"], state["stage"], lines[:n], lines[n:], entries
+    )
 
 
 def cut(folder: Path, point: Point) -> None:

@@ -24,94 +24,14 @@ from harness.data import Item
 from harness.errors import HarnessError, RunFailed
 from harness.flops import Arch
 from harness.ledger import Cost
+from harness.packing import Pack, by_owner, packs, plan_rows
 from harness.suite import Optimizer
+from harness.tokens import ExampleWeights, Frame, Objective, References, Tokens, token_losses, weights_of
 
-ROW = 128  # tokens of a packed row, unless a document is longer
 MICRO_TOKENS = {"cpu": 4096, "cuda": 32768}  # tokens of one micro-batch
 LOGIT_ROWS = 4096  # positions whose logits exist at one time when nothing is differentiated
 
-
-@dataclass(frozen=True)
-class Pack:
-    """One micro-batch. ids, positions: (R, C); mask: (R, 1, C, C) bool; gather: (S,) flat positions that predict
-    `targets` (S,); owner: (S,) index of the item within the micro-batch's `items`."""
-
-    items: tuple[int, ...]
-    ids: torch.Tensor
-    positions: torch.Tensor
-    mask: torch.Tensor
-    gather: torch.Tensor
-    targets: torch.Tensor
-    owner: torch.Tensor
-
-
-def plan_rows(lengths: Sequence[int], width: int = ROW) -> list[list[int]]:
-    """Rows of item indices whose lengths sum to at most max(width, longest), as evenly filled as first-fit finds.
-
-    As many rows as the widest would need at least; among their widths the narrowest of a few that suffices.
-    """
-    widest = max(width, *lengths)
-    rows = math.ceil(sum(lengths) / widest)
-    even = max(math.ceil(sum(lengths) / rows), *lengths)
-    for slack in (0, 1, 2, 4, 8, 16):
-        if even + slack < widest and len(fitted := _first_fit(lengths, even + slack)) <= rows:
-            return fitted
-    return _first_fit(lengths, widest)
-
-
-def _first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
-    """First-fit decreasing into rows of `width`."""
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        for r, free in enumerate(room):
-            if lengths[i] <= free:
-                rows[r].append(i)
-                room[r] -= lengths[i]
-                break
-        else:
-            rows.append([i])
-            room.append(width - lengths[i])
-    return rows
-
-
-def packs(items: Sequence[Item], micro_tokens: int, pad: int) -> Iterator[Pack]:
-    """Micro-batches of packed rows; a row never splits a document, padding sits at the end of rows."""
-    rows = plan_rows([item.tokens for item in items])
-    fills = [sum(items[i].tokens for i in row) for row in rows]
-    start = 0
-    while start < len(rows):
-        stop = start + 1
-        while stop < len(rows) and (stop + 1 - start) * max(fills[start : stop + 1]) <= micro_tokens:
-            stop += 1
-        yield _pack(items, rows[start:stop], max(fills[start:stop]), pad)
-        start = stop
-
-
-def _pack(items: Sequence[Item], rows: list[list[int]], width: int, pad: int) -> Pack:
-    shape = (len(rows), width)
-    ids, positions = torch.full(shape, pad), torch.zeros(shape, dtype=torch.long)
-    document = torch.full(shape, -1)
-    gather, targets, owner = [], [], []
-    members: list[int] = []
-    for r, row in enumerate(rows):
-        at = 0
-        for i in row:
-            item, n = items[i], items[i].tokens
-            ids[r, at : at + n] = torch.tensor(item.ids[:-1])
-            positions[r, at : at + n] = torch.arange(n)
-            document[r, at : at + n] = len(members)
-            first = r * width + at + n - item.supervised
-            gather.append(torch.arange(first, first + item.supervised))
-            targets.append(torch.tensor(item.ids[-item.supervised :]))
-            owner.append(torch.full((item.supervised,), len(members)))
-            members.append(i)
-            at += n
-    same = document[:, :, None] == document[:, None, :]
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    # Padding attends to earlier padding and itself (document -1), so that no row of the softmax is empty.
-    mask = (same & causal)[:, None]
-    return Pack(tuple(members), ids, positions, mask, torch.cat(gather), torch.cat(targets), torch.cat(owner))
+__all__ = ["Engine", "Seen", "Step", "SupervisedLM", "packs", "plan_rows"]
 
 
 class SupervisedLM(nn.Module):
@@ -192,36 +112,67 @@ class Engine:
             )
         )
 
-    def _packs(self, items: Sequence[Item]) -> Iterator[Pack]:
+    def packs(self, items: Sequence[Item]) -> Iterator[Pack]:
+        """Micro-batches on the device; each item lies whole in one of them."""
         pad = self.tokenizer.pad_token_id
         for pack in packs(items, MICRO_TOKENS[self.device.type], self.tokenizer.eos_token_id if pad is None else pad):
             tensors = (pack.ids, pack.positions, pack.mask, pack.gather, pack.targets, pack.owner)
             yield Pack(pack.items, *(t.to(self.device) for t in tensors))
 
-    def step(self, items: Sequence[Item], lr: float) -> Step:
-        """One step on one effective batch: loss = sum of token NLL / supervised tokens of the whole batch.
+    def step(
+        self,
+        items: Sequence[Item],
+        lr: float,
+        objective: Objective | None = None,
+        example_weights: ExampleWeights | None = None,
+        *,
+        references: References | None = None,
+        progress: float = math.nan,
+    ) -> Step:
+        """One step on one effective batch: sum of w_example * objective / supervised tokens of the whole batch.
 
-        Raises RunFailed when the loss or the gradient is not finite; the weights are then as they were.
+        Weights come from statistics of the whole batch: if it falls into several micro-batches, a first pass without
+        gradients collects them (hardware FLOPs only). Raises RunFailed when a callback's result cannot be used, or when
+        the loss or the gradient is not finite; the weights are then as they were.
         """
-        total = sum(item.supervised for item in items)
-        nll = torch.zeros(len(items), dtype=torch.float64)
-        hardware = 0
-        for pack in self._packs(items):
-            with self.accelerator.autocast():
-                logits = self.model(pack)
-            losses = nn.functional.cross_entropy(logits.float(), pack.targets, reduction="none")
-            self.accelerator.backward(losses.sum() / total)
-            nll[list(pack.items)] = _by_owner(losses.detach(), pack)
-            hardware += 3 * self.arch.padded_forward(pack.ids.shape[0], pack.ids.shape[1], len(pack.targets))
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.spec.clip))
-        if not math.isfinite(norm) or not bool(torch.isfinite(nll).all()):
+        try:
+            nll, hardware = self._backward(items, Frame(items, references, lr, progress), objective, example_weights)
+            norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.spec.clip))
+            if not math.isfinite(norm) or not bool(torch.isfinite(nll).all()):
+                raise RunFailed("the loss is not finite")
+        except BaseException:
             self.optimizer.zero_grad()
-            raise RunFailed("the loss is not finite")
+            raise
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad()
         return Step(tuple(nll.tolist()), norm, self.training_cost(items, hardware))
+
+    def _backward(
+        self, items: Sequence[Item], frame: Frame, objective: Objective | None, weighting: ExampleWeights | None
+    ) -> tuple[torch.Tensor, int]:
+        """Accumulate the gradient of one effective batch; summed NLL by item, and the hardware FLOPs."""
+        total = sum(item.supervised for item in items)
+        nll = torch.zeros(len(items), dtype=torch.float64)
+        parts = list(self.packs(items))
+        weights, hardware = None, 0
+        if weighting and len(parts) > 1:
+            seen, hardware = self.evaluate(items)
+            weights = weights_of(weighting, frame, torch.tensor([s.nll for s in seen], dtype=torch.float64))
+        for pack in parts:
+            with self.accelerator.autocast():
+                scores = self.model(pack)
+            tokens = Tokens(scores, pack.targets, pack.owner, pack.items, frame)
+            nll[list(pack.items)] = by_owner(tokens.nll.detach(), pack)
+            if weighting and weights is None:
+                weights = weights_of(weighting, frame, nll)
+            losses = token_losses(tokens, objective)
+            if weights is not None:
+                losses = losses * weights.to(losses)[tokens.example]
+            self.accelerator.backward(losses.sum() / total)
+            hardware += 3 * self.arch.padded_forward(pack.ids.shape[0], pack.ids.shape[1], len(pack.targets))
+        return nll, hardware
 
     @torch.no_grad()
     def evaluate(self, items: Sequence[Item]) -> tuple[list[Seen], int]:
@@ -230,7 +181,7 @@ class Engine:
         hardware = 0
         model = self.accelerator.unwrap_model(self.model)
         head = self.lm.get_output_embeddings()
-        for pack in self._packs(items):
+        for pack in self.packs(items):
             with self.accelerator.autocast():
                 hidden = model.hidden(pack)
                 parts = []
@@ -240,7 +191,7 @@ class Engine:
                     nll = nn.functional.cross_entropy(logits, gold, reduction="none")
                     parts.append(torch.stack([nll, (logits.argmax(-1) != gold).float()]))
             losses, wrong = torch.cat(parts, 1)
-            sums, misses = _by_owner(losses, pack), _by_owner(wrong, pack)
+            sums, misses = by_owner(losses, pack), by_owner(wrong, pack)
             for k, i in enumerate(pack.items):
                 seen[i] = Seen(float(sums[k]), items[i].supervised, float(misses[k]) == 0.0)
             hardware += self.arch.padded_forward(pack.ids.shape[0], pack.ids.shape[1], len(pack.targets))
@@ -286,9 +237,3 @@ class Engine:
     def save_pretrained(self, folder: Path) -> None:
         self.lm.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-
-
-def _by_owner(values: torch.Tensor, pack: Pack) -> torch.Tensor:
-    """Sums of per-token values (S,) by item of the micro-batch, in float64 on the host."""
-    sums = torch.zeros(len(pack.items), dtype=torch.float64)
-    return sums.index_add_(0, pack.owner.cpu(), values.double().cpu())

@@ -23,11 +23,15 @@ class NonDeterministicStrategy(RunFailed):
 
 
 class BudgetExhausted(BaseException):
-    """The next billed verb does not fit under the cap.
+    """The next billed verb does not fit under the cap of `account` (a fork's, or the run's).
 
     Not an `Exception`, so that a strategy's own `except Exception` cannot swallow it; the run ends cleanly and its last
-    `answer` counts.
+    `answer` counts. A fork that has used up its own budget ends at its `with`.
     """
+
+    def __init__(self, account: object = None, message: str = "the budget is used up") -> None:
+        super().__init__(message)
+        self.account = account
 
 
 def unknown(kind: str, name: str, valid: Iterable[str]) -> HarnessError:

@@ -66,9 +66,10 @@ class Journal:
                     f"verb {self.verbs} ({verb}) gave another result when it was computed again after the interruption"
                 )
 
-    def append(self, verb: str, args: str, result: Any, ledger_lines: int) -> None:
-        """Write one finished verb; it is on disk when this returns."""
+    def append(self, verb: str, args: str, result: Any, ledger_lines: int, exhausted: int | None = None) -> None:
+        """Write one finished verb; it is on disk when this returns. `exhausted`: whose budget it met the end of."""
         line = {"i": self.verbs, "verb": verb, "args": args, "result": result, "ledger": ledger_lines}
+        line["exhausted"] = exhausted
         self.verbs += 1
         if self._file:
             self._file.write(seal(line) + "\n")

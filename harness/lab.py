@@ -15,6 +15,7 @@ from harness.api import (
     REST,
     Checkpoint,
     Example,
+    ForkPhase,
     HarnessError,
     History,
     Keep,
@@ -28,16 +29,18 @@ from harness.api import (
     TaskInfo,
     check_weights,
 )
-from harness.core import BASE, Core
+from harness.core import Core
 from harness.data import Row
 from harness.durable import fault
-from harness.errors import NonDeterministicStrategy, unknown
-from harness.journal import Journal
-from harness.loop import Spec, run_stage
+from harness.errors import BudgetExhausted, NonDeterministicStrategy, unknown
+from harness.loop import Clock, Spec, run_stage
 from harness.paths import digest
-from harness.sampler import mixture_digest, stream
+from harness.sampler import Sampler, mixture_digest, stream
+from harness.session import FrozenClock, Session
+from harness.trail import BASE
 
 T = TypeVar("T")
+FORK_PHASES = ("proxy", "probe", "gradients", "generate")
 LOG_NAME_BYTES, LOG_RUN_BYTES = 64_000, 1_000_000
 
 
@@ -63,9 +66,12 @@ class JournalledBudget:
 class RunLab:
     """`harness.api.Lab` over one engine. See the protocol for what the verbs mean."""
 
-    def __init__(self, core: Core, journal: Journal, rows: Mapping[str, Mapping[str, list[Row]]], seed: int) -> None:
-        self._core, self._journal, self._rows, self._seed = core, journal, rows, seed
-        self._rng = stream(seed, "strategy")
+    def __init__(
+        self, core: Core, session: Session, rows: Mapping[str, Mapping[str, list[Row]]], seed: int, fork: int = -1
+    ) -> None:
+        self._core, self._session, self._rows, self._seed = core, session, rows, seed
+        self._journal = session.journal
+        self._rng = stream(seed, "strategy", fork)
         self._samples: dict[tuple[str, str], int] = {}
         self._logged: dict[str, int] = {}
         self.seconds_inside = 0.0
@@ -83,9 +89,12 @@ class RunLab:
         self, name: str, args: Any, compute: Callable[[], T], encode: Callable[[T], Any], decode: Callable[[Any], T]
     ) -> T:
         """Answer from the journal if this verb is finished there, else compute, book and journal it."""
+        if name != "join":
+            self._session.require_top(self._core)
         key = digest(args)[:16]
         line = self._journal.recall(name, key)
         if line is not None:
+            self._raise_again(line["exhausted"])
             return decode(line["result"])
         core, started = self._core, time.perf_counter()
         if core.resumed is not None and core.args != key:
@@ -94,14 +103,26 @@ class RunLab:
         fault("verb")
         try:
             result = compute()
+        except BudgetExhausted as end:
+            # Journalled too: a fork swallows its own end, so a replay must meet it at the same verb.
+            depth = [account is end.account for account in core.ledger.chain()].index(True)
+            self._journal.append(name, key, None, len(core.ledger.root.entries), exhausted=depth)
+            raise
         finally:
             self.seconds_inside += time.perf_counter() - started
-            core.ledger.flush()
+            core.ledger.root.flush()
         encoded = encode(result)
         self._journal.check(name, key, encoded)
-        self._journal.append(name, key, encoded, len(core.ledger.entries))
+        self._journal.append(name, key, encoded, len(core.ledger.root.entries))
         core.tick(None)
         return result
+
+    def _raise_again(self, exhausted: int | None) -> None:
+        """On replay: the end of the budget that this verb met, of this lab's account or one above it."""
+        if exhausted is not None:
+            account = list(self._core.ledger.chain())[exhausted]
+            account.exhausted = True
+            raise BudgetExhausted(account)
 
     # --- train and look
 
@@ -132,7 +153,7 @@ class RunLab:
             if resumed is None:
                 core.ledger.require(0)
                 core.new_stage(mixture, fresh)
-            start, batch = core.starts[core.verb], core.suite.train.effective_batch
+            start, batch = core.trail.starts[core.verb], core.suite.train.effective_batch
             history = run_stage(core, Spec(core.verb, start, mixture, long, grid, keep, batch, fresh), resumed)
             if history.last.kept and keep == "last":
                 core.loose.add(core.standing)
@@ -156,9 +177,11 @@ class RunLab:
             raise HarnessError(f"validate: n is {n}, expected at least 1")
 
         def compute() -> dict[str, Score]:
-            if at is None or at.weights == self._core.standing:
-                return self._core.scores(names, metric, n, 0)
-            return self._look_through(at, names, metric, n)
+            core = self._core
+            found: dict[str, Score] = core.look_through(
+                at.weights if at else core.standing, lambda: core.scores(names, metric, n)
+            )
+            return found
 
         args = [names, metric, n, at and at.weights]
         return self._verb(
@@ -168,21 +191,6 @@ class RunLab:
             lambda scores: {t: asdict(s) for t, s in scores.items()},
             lambda raw: {t: Score(**s) for t, s in raw.items()},
         )
-
-    def _look_through(self, at: Checkpoint, names: list[str], metric: Metric | None, n: int | None) -> dict[str, Score]:
-        """Look at other weights and put ours back; optimizer and samplers are not touched."""
-        core = self._core
-        mine, standing = core.engine.weights(), core.standing
-        if at.weights == BASE:
-            core.engine.load_base()
-        else:
-            core.engine.load_weights(core.store.load(at.weights)[0]["model"])
-        core.standing = at.weights
-        try:
-            return core.scores(names, metric, n, 0)
-        finally:
-            core.engine.load_weights(mine)
-            core.standing = standing
 
     # --- move
 
@@ -206,14 +214,52 @@ class RunLab:
             core = self._core
             if weights == core.standing:
                 core.settle()
+            if core.looks.spec is None:
+                raise HarnessError("answer: a fork has no answer; take checkpoint() and answer with it after the fork")
             if weights not in (None, BASE) and weights not in core.store:
                 raise HarnessError(f"answer: checkpoint {weights} was released; see Lab.train about `keep`")
-            previous, core.answer = core.answer, weights
-            if previous and previous != weights and previous not in core.loose | core.pinned:
+            previous, core.trail.answer = core.trail.answer, weights
+            if previous and previous != weights and previous not in core.loose | core.trail.pinned:
                 core.store.drop(previous)
             core.note("answer", weights or "the weights as they stand at the end", {"weights": weights})
 
         self._verb("answer", [weights], compute, lambda r: r, lambda r: None)
+
+    def fork(
+        self, phase: ForkPhase, *, start: Literal["base", "now"] | Checkpoint = "base", budget: str | int | None = None
+    ) -> Fork:
+        """A lab of its own on the same data: see `harness.api.Lab.fork`."""
+        _one_of("phase", phase, FORK_PHASES)
+        weights = start.weights if isinstance(start, Checkpoint) else start
+        return Fork(self, phase, weights, self._flops(budget))
+
+    def _flops(self, budget: str | int | None) -> int | None:
+        if budget is None:
+            return None
+        if isinstance(budget, str):
+            length = Length.parse(budget)
+            if length.unit != "budget":
+                raise HarnessError(f"fork: budget {budget!r}; expected FLOPs or '<number> budget'")
+            return round(length.amount * self._core.ledger.cap)
+        if budget < 1:
+            raise HarnessError(f"fork: a budget of {budget} FLOPs; expected a positive number")
+        return budget
+
+    def draw(self, mixture: Mixture, k: int = 1) -> list[Example]:
+        """The next k effective batches that training on `mixture` would see; they are used up."""
+        self._known(mixture.weights)
+        if k < 1:
+            raise HarnessError(f"draw: k is {k}, expected at least 1")
+        core = self._core
+        n = k * core.suite.train.effective_batch
+        key = [mixture_digest(mixture), k]
+        ids: list[str] = self._verb("draw", key, lambda: core.sampler.draw(mixture, n), lambda r: r, lambda r: r)
+        return [self._example(i) for i in ids]
+
+    def _example(self, id_: str) -> Example:
+        task, _, index = id_.rpartition("/")
+        row = self._rows["train"][task][int(index)]
+        return Example(id_, task, "train", row.prompt, row.completion, self._core.by_id[id_].tokens)
 
     # --- data (free)
 
@@ -290,6 +336,56 @@ class RunLab:
         for name in names:
             if name not in self._core.info:
                 raise unknown("task", str(name), self._core.info)
+
+
+class Fork:
+    """`with lab.fork(...) as child:`; a fork that has used up its own budget ends here, quietly."""
+
+    def __init__(self, lab: RunLab, phase: str, start: str, flops: int | None) -> None:
+        self._lab, self._phase, self._start, self._flops = lab, phase, start, flops
+
+    def __enter__(self) -> RunLab:
+        lab, session = self._lab, self._lab._session
+        parent = lab._core
+        replayed = session.journal.replaying
+        clock = FrozenClock(parent.clock) if self._flops is None else Clock(parent.clock.schedule, parent.clock.peak_lr)
+        child = Core(
+            parent.engine,
+            parent.data,
+            parent.ledger.open(self._phase, self._flops),
+            parent.store,
+            Sampler(parent.sampler.seed, parent.sampler.sizes),
+            clock,
+            parent.trail,
+            looking=False,
+            base=parent.base,
+            watch=parent.watch,
+        )
+        opened = session.journal.verbs
+
+        def compute() -> None:
+            if self._start not in (BASE, "now", parent.base) and self._start not in parent.store:
+                raise HarnessError(f"fork: checkpoint {self._start} was released; use lab.checkpoint()")
+            session.enter(child, opened, self._start, replayed=False)
+
+        lab._verb("fork", [self._phase, self._start, self._flops], compute, lambda r: r, lambda r: None)
+        if replayed:
+            session.enter(child, opened, self._start, replayed=True)
+        self._child = RunLab(child, session, lab._rows, lab._seed, opened)
+        return self._child
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: object) -> bool:
+        lab, session = self._lab, self._lab._session
+        own = isinstance(error, BudgetExhausted) and error.account is self._child._core.ledger
+        if error is not None and not own:
+            return False
+        lab.seconds_inside += self._child.seconds_inside
+        replayed = session.journal.replaying
+        child = self._child._core
+        lab._verb("join", [], lambda: session.leave(child), lambda r: r, lambda r: None)
+        if replayed:
+            session.drop(child)
+        return own
 
 
 def _one_of(what: str, value: object, allowed: tuple[object, ...]) -> None:

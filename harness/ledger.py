@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
@@ -49,38 +49,80 @@ class Entry:
         return json.dumps(values | {"seconds": round(self.seconds, 6)}, separators=(",", ":"))
 
 
-class Ledger:
-    """Bookings of one run under a cap in FLOPs. `spent` is what is billed so far."""
+class Account:
+    """A cap on what is booked through it: the whole run's, or a fork's share within its parent's.
+
+    `spent` is what is billed through this account; a booking also counts against every account above it.
+    """
+
+    def __init__(self, root: Ledger | None, cap: int, parent: Account | None = None, phase: str | None = None) -> None:
+        self._root, self.cap, self.parent, self.phase = root, cap, parent, phase
+        self.spent = 0
+        self.exhausted = False
+
+    @property
+    def root(self) -> Ledger:
+        assert self._root is not None
+        return self._root
+
+    def chain(self) -> Iterator[Account]:
+        """This account and those above it."""
+        account: Account | None = self
+        while account is not None:
+            yield account
+            account = account.parent
+
+    @property
+    def remaining(self) -> int:
+        return min(a.cap - a.spent for a in self.chain())
+
+    def fits(self, flops: int) -> bool:
+        return flops <= self.remaining
+
+    def require(self, flops: int) -> None:
+        """Raise BudgetExhausted if this billed work does not fit, or if an earlier verb was cut."""
+        self.cut(flops)
+        for account in self.chain():
+            if account.exhausted:
+                raise BudgetExhausted(account, f"{flops} FLOPs asked for, {self.remaining} left of {self.cap}")
+
+    def cut(self, flops: int) -> None:
+        """Close every account that these FLOPs would overdraw."""
+        for account in self.chain():
+            account.exhausted |= account.spent + flops > account.cap
+
+    def book(self, phase: str, cost: Cost, seconds: float, verb: int, step: int = 0) -> None:
+        """Book work of a phase; inside a fork everything billed is the fork's phase."""
+        if phase not in BILLED and phase not in BESIDE:
+            raise ValueError(f"unknown ledger phase {phase!r}")
+        if phase in BILLED:
+            for account in self.chain():
+                phase = account.phase or phase
+                account.spent += cost.model
+        self.root.add(Entry(verb, step, phase, cost.model, cost.hardware, cost.tokens, seconds))
+
+    def open(self, phase: str, cap: int | None) -> Account:
+        """An account within this one; without a cap of its own it may use all that is left."""
+        return Account(self.root, self.remaining if cap is None else min(cap, self.remaining), self, phase)
+
+
+class Ledger(Account):
+    """Bookings of one run: the outermost account, the list of entries, and their file."""
 
     def __init__(self, cap: int, path: Path | None = None, entries: Iterable[Entry] = ()) -> None:
-        self.cap = cap
+        super().__init__(None, cap)
         self.path = path
         self.entries: list[Entry] = list(entries)
         self.spent = sum(e.model for e in self.entries if e.phase in BILLED)
-        self.exhausted = False
         mode = "a" if self.entries else "w"
         self._file: IO[str] | None = path.open(mode, encoding="utf-8") if path else None
 
     @property
-    def remaining(self) -> int:
-        return self.cap - self.spent
+    def root(self) -> Ledger:
+        return self
 
-    def fits(self, flops: int) -> bool:
-        return self.spent + flops <= self.cap
-
-    def require(self, flops: int) -> None:
-        """Raise BudgetExhausted if this billed work does not fit, or if an earlier verb was cut."""
-        if self.exhausted or not self.fits(flops):
-            self.exhausted = True
-            raise BudgetExhausted(f"{flops} FLOPs asked for, {self.remaining} left of {self.cap}")
-
-    def book(self, phase: str, cost: Cost, seconds: float, verb: int, step: int = 0) -> None:
-        if phase not in BILLED and phase not in BESIDE:
-            raise ValueError(f"unknown ledger phase {phase!r}")
-        entry = Entry(verb, step, phase, cost.model, cost.hardware, cost.tokens, seconds)
+    def add(self, entry: Entry) -> None:
         self.entries.append(entry)
-        if phase in BILLED:
-            self.spent += cost.model
         if self._file:
             self._file.write(entry.line() + "\n")
 

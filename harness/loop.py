@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from harness.api import Checkpoint, History, Keep, Length, Look, Mixture
 from harness.data import Item
 from harness.errors import RunFailed
-from harness.ledger import Cost, Ledger
+from harness.ledger import Account, Cost
 from harness.sampler import Sampler
 from harness.suite import Schedule
 
@@ -45,7 +45,7 @@ class Clock:
 class Trainer(Protocol):
     """What the loop needs of the lab around it."""
 
-    ledger: Ledger
+    ledger: Account
     sampler: Sampler
     clock: Clock
 
@@ -154,7 +154,8 @@ def run_stage(lab: Trainer, spec: Spec, resumed: Mapping[str, Any] | None = None
     if stage.cut and not stage.step:
         lab.ledger.require(cost.model + reserve)  # nothing fitted at all: this verb itself is the one too many
     history = _finish(lab, stage)
-    lab.ledger.exhausted |= stage.cut
+    if stage.cut:
+        lab.ledger.cut(cost.model + reserve)
     return history
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 WIDTH, HEIGHT = 640, 360  # pixels of the plot, without axes
-LABEL = 15  # pixels from one label's line to the next
+LEAST = 5.0  # percent of score that the y axis spans at least, lest noise look like a difference
+LABEL = 16  # pixels from one label's line to the next
 COLOURS = [f"var(--series-{k})" for k in range(1, 8)]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"]
 REFERENCE = "proportional"  # always the first colour and shape
@@ -52,10 +53,11 @@ def frame(points: Sequence[Point], base: float | None) -> Frame:
     span = max(max(xs) - min(xs), 0.6)
     ends = [100 * x for p in points for x in (p.score, p.low, p.high) if x is not None]
     low, high = max(0.0, min(ends)), min(100.0, max(ends))
-    room = max(high - low, 5.0)
-    if base is not None and low - room <= 100 * base < low:
+    widen = max(0.0, LEAST - (high - low)) / 2
+    low, high = low - widen, high + widen
+    if base is not None and 2 * low - high <= 100 * base < low:
         low = 100 * base
-    pad = 0.08 * max(high - low, 5.0)
+    pad = 0.08 * (high - low)
     return Frame(min(xs) - 0.12 * span, max(xs) + 0.5 * span, low - pad, high + pad)
 
 
@@ -108,27 +110,61 @@ def draw(points: Sequence[Point], base: float | None) -> str:
     import vl_convert
 
     f = frame(points, base)
-    marks = place(points, f)
+    marks = alt.Chart(alt.InlineData(values=place(points, f)))
+    text = alt.Chart(alt.InlineData(values=labels(place(points, f), f)))
+    x, y = _axes(points, f)
+    colour, shape = _identity(points)
+    at_x, at_y = alt.X("at_x:Q"), alt.Y("at_y:Q")
+    layers = [
+        *_base(base, f),
+        marks.mark_line(strokeWidth=1, opacity=0.6).encode(x, y, colour, detail="label:N"),
+        marks.mark_rule(strokeWidth=1.5).encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), colour),
+        marks.mark_point(filled=True, size=85, opacity=1).encode(x, y, colour, shape),
+        text.mark_rule(strokeWidth=0.75, strokeDash=[1, 2]).encode(x, y, alt.X2("at_x"), alt.Y2("at_y"), colour),
+        text.mark_text(align="left", dx=4, limit=190, **_WORDS).encode(at_x, at_y, text="label:N"),
+    ]
+    return str(vl_convert.vegalite_to_svg(_styled(alt.layer(*layers)).to_dict()))
+
+
+_WORDS = {"baseline": "middle", "fontSize": 12, "color": "currentColor"}
+
+
+def _axes(points: Sequence[Point], f: Frame) -> tuple[Any, Any]:
+    import altair as alt
+
     budgets = sorted({p.multiple for p in points})
     x = alt.X("x:Q", title="billed FLOPs, as a multiple of the 1x budget (logarithmic)")
     x = x.scale(type="log", domain=[math.exp(f.left), math.exp(f.right)], nice=False)
-    x = x.axis(values=budgets, labelExpr="format(datum.value, '~r') + 'x'", grid=False)
-    y = alt.Y("y:Q", title="macro mean score, %").scale(domain=[f.bottom, f.top], zero=False, nice=False)
-    names = sorted({p.strategy for p in points}, key=lambda name: (name != REFERENCE, name))
-    cycle = [COLOURS[k % len(COLOURS)] for k in range(len(names))]
-    colour = alt.Color("strategy:N", legend=None).scale(domain=names, range=cycle)
-    shapes = [SHAPES[k % len(SHAPES)] for k in range(len(names))]
-    shape = alt.Shape("strategy:N", legend=None).scale(domain=names, range=shapes)
-    chart = alt.Chart(alt.InlineData(values=marks))
-    text = alt.Chart(alt.InlineData(values=labels(marks, f)))
-    layers = [
-        *_base(base, f),
-        chart.mark_line(strokeWidth=1, opacity=0.6).encode(x, y, colour, detail="label:N"),
-        chart.mark_rule(strokeWidth=1.5).encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), colour),
-        chart.mark_point(filled=True, size=85, opacity=1).encode(x, y, colour, shape),
-        text.mark_rule(strokeWidth=0.75, strokeDash=[1, 2]).encode(x, y, colour, x2="at_x:Q", y2="at_y:Q"),
-        text.mark_text(align="left", baseline="middle", dx=4, limit=190, fontSize=12).encode(
-            alt.X("at_x:Q"), alt.Y("at_y:Q"), alt.value("currentColor"), text="label:N"
-        ),
-    ]
-    return str(vl_convert.vegalite_to_svg(_styled(alt.layer(*layers)).to_dict()))
+    x = x.axis(values=budgets, labelExpr="format(datum.value, '~r') + 'x'")
+    return x, alt.Y("y:Q", title="macro mean score, %").scale(domain=[f.bottom, f.top], zero=False, nice=False)
+
+
+def _identity(points: Sequence[Point]) -> tuple[Any, Any]:
+    """Colour and shape of each strategy; they repeat at different periods, so that 56 pairs differ."""
+    import altair as alt
+
+    names = [REFERENCE, *sorted({p.strategy for p in points} - {REFERENCE})]
+    cycle = {"domain": names, "range": [COLOURS[k % len(COLOURS)] for k in range(len(names))]}
+    shapes = {"domain": names, "range": [SHAPES[k % len(SHAPES)] for k in range(len(names))]}
+    return alt.Color("strategy:N", legend=None).scale(**cycle), alt.Shape("strategy:N", legend=None).scale(**shapes)
+
+
+def _base(base: float | None, f: Frame) -> list[Any]:
+    import altair as alt
+
+    if base is None:
+        return []
+    y, near = 100 * base, f.bottom <= 100 * base <= f.top
+    at = y if near else f.bottom
+    words = f"base model {y:.1f} %" + ("" if near else ", below this axis" if y < at else ", above this axis")
+    chart = alt.Chart(alt.InlineData(values=[{"at": at, "words": words}]))
+    text = chart.mark_text(align="left", x=6, dy=-9, **_WORDS).encode(alt.Y("at:Q"), text="words:N")
+    return [chart.mark_rule(strokeDash=[6, 4], color="currentColor").encode(alt.Y("at:Q")), text] if near else [text]
+
+
+def _styled(chart: Any) -> Any:
+    """Axes in the page's text colour, faint grid, no background."""
+    axis: dict[str, Any] = {"labelColor": "currentColor", "titleColor": "currentColor", "domainColor": "currentColor"}
+    axis |= {"tickColor": "currentColor", "gridColor": "currentColor", "gridOpacity": 0.12, "titleFontWeight": "normal"}
+    chart = chart.properties(width=WIDTH, height=HEIGHT, background="transparent")
+    return chart.configure_axis(**axis, labelFontSize=12, titleFontSize=12).configure_view(stroke=None)

@@ -23,12 +23,12 @@ from markupsafe import Markup
 from harness.errors import HarnessError
 from harness.ledger import BESIDE, BILLED
 from harness.paths import asset, canonical, digest, write_atomic
+from harness.picture import Point, draw
 from harness.record import SCHEMA_VERSION, Record, read
 from harness.stats import Estimate, macro_standard_error, mean_interval, paired_difference
 
 REFERENCE = "proportional"
-SEEDS = 5  # rules.md 8: fewer is provisional
-SEEDS_POCKET = 10  # a run of the pocket suite takes a minute
+SEEDS, SEEDS_POCKET = 5, 10  # rules.md 8: fewer is provisional, and a run of the pocket suite is cheap
 RESULT = re.compile(r"\d+-[0-9a-f]{8}\.json")
 ID = re.compile(r"[0-9a-f]{16}")
 
@@ -142,7 +142,8 @@ def build(sources: Sequence[Path], out: Path) -> Path:
     sections.sort(key=lambda s: (s.title, s.anchor))
     templates = _templates()
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    _copy_static(out)
+    for file in (asset("site") / "static").iterdir():
+        shutil.copyfile(file, out / file.name)
     for s in sections:
         for r in (r for row in s.rows for r in row.runs):
             page = templates.get_template("run.html").render(record=r, section=s, command=command(r), root="../")
@@ -222,8 +223,9 @@ def section(records: Sequence[Record]) -> Section:
         reference = _reference(peers)
         peers = [replace(row, reference=reference, hints=_hints(row, rows)) for row in peers]
         budgets.append((multiple, tuple(sorted(peers, key=lambda row: (-row.score.value, row.label)))))
-    base = sorted({r.macro_base for r in records if r.reports.base_scores.keys() == r.scores.keys()} - {None})
-    return Section("w-" + digest(_workload(records[0]))[:12], records[0], tuple(budgets), tuple(base))
+    whole = [r for r in records if r.reports.base_scores.keys() == r.scores.keys()]
+    base = tuple(sorted({b for r in whole if (b := r.macro_base) is not None}))
+    return Section("w-" + digest(_workload(records[0]))[:12], records[0], tuple(budgets), base)
 
 
 def _reference(peers: Sequence[Row]) -> tuple[Record, ...]:
@@ -257,21 +259,17 @@ def command(r: Record) -> str:
     """What to type to repeat a run, quoted for a POSIX shell."""
     i = r.identity
     words = ["harness", "run", "--strategy", i.strategy, "--model", i.model, "--suite", i.suite, "--seed", str(i.seed)]
-    words += ["--budget", f"{i.budget.multiple!r}x", "--lr", repr(i.lr), "--mode", i.mode]
+    words += ["--budget", f"{repr(i.budget.multiple).removesuffix('.0')}x", "--lr", repr(i.lr), "--mode", i.mode]
     words += [word for name, value in sorted(i.passed.items()) for word in ("-o", f"{name}={value}")]
     words += ["--limit", str(r.reports.limit)] if r.reports.limit is not None else []
     return shlex.join(words)
 
 
 def picture(s: Section) -> Markup:
-    """The section's SVG, to stand inside the page."""
-    from harness.picture import Point, draw
-
-    points = []
-    for row in s.rows:
-        score = row.score
-        points.append(Point(row.strategy, row.label, row.multiple, row.spent, score.value, score.low, score.high))
-    return Markup(draw(points, s.base[0] if s.base else None))
+    """The section's SVG, to stand inside the page. Rows that billed nothing have no place on a logarithmic axis."""
+    rows = [(row, row.score) for row in s.rows if row.spent > 0]
+    points = [Point(r.strategy, r.label, r.multiple, r.spent, e.value, e.low, e.high) for r, e in rows]
+    return Markup(draw(points, s.base[0] if s.base else None)) if points else Markup()
 
 
 def describe(s: Section) -> str:
@@ -281,9 +279,10 @@ def describe(s: Section) -> str:
     return f"Macro mean score against billed FLOPs on {s.title}: {best}. The table above holds every number shown."
 
 
-def _copy_static(out: Path) -> None:
-    for file in (asset("site") / "static").iterdir():
-        shutil.copyfile(file, out / file.name)
+def _flops(x: float) -> str:
+    """Three digits and an exponent, 2.46e12; small counts whole."""
+    mantissa, exponent = f"{x:.2e}".split("e")
+    return f"{mantissa}e{int(exponent)}" if x >= 1000 else f"{x:.0f}"
 
 
 def _templates() -> Environment:
@@ -291,6 +290,6 @@ def _templates() -> Environment:
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters["percent"] = lambda x, digits=1: f"{100 * x:.{digits}f}"
     made.filters["signed"] = lambda x: f"{100 * x:+.1f}".replace("-", "−")
-    made.filters["flops"] = lambda x: f"{x:.3g}".replace("e+", "e")
+    made.filters["flops"] = _flops
     made.globals.update(BILLED=BILLED, BESIDE=BESIDE, REFERENCE=REFERENCE, phase=_phase)
     return made

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import shutil
 import time
 import traceback
@@ -21,9 +20,9 @@ from harness.core import Core, Progress
 from harness.errors import BudgetExhausted, HarnessError, RunFailed
 from harness.journal import Journal
 from harness.ledger import Entry, Ledger, billed, by_phase
-from harness.loop import Stage
 from harness.paths import digest, file_digest, write_atomic
 from harness.request import Plan
+from harness.trail import Trail
 
 
 @contextmanager
@@ -135,6 +134,7 @@ class _Run:
     def train(self) -> str:
         """`strategy.run(lab)` under the cap; leaves the answer's weights in final/."""
         from harness.lab import RunLab
+        from harness.session import Session
         from harness.setup import build
 
         plan, point = self.plan, self.point
@@ -142,9 +142,8 @@ class _Run:
         journal = Journal(self.folder / "journal.jsonl", finished, again)
         ledger = Ledger(plan.identity.budget.flops, self.folder / "ledger.jsonl", point.entries if point else ())
         self.core, engine = build(plan, ledger, self.watch, point)
-        snapshots = durable.Snapshots(self.folder)
-        self.core.on_tick = lambda stage: self.snapshot(snapshots, journal, stage)
-        lab = RunLab(self.core, journal, plan.rows, plan.request.seed)
+        session = Session(self.core, journal, durable.Snapshots(self.folder), point)
+        lab = RunLab(self.core, session, plan.rows, plan.request.seed)
         began, status = time.perf_counter(), "finished"
         try:
             plan.strategy.run(lab)
@@ -161,30 +160,19 @@ class _Run:
             self.outside = max(0.0, time.perf_counter() - began - lab.seconds_inside)
             journal.close()
             ledger.flush()
+        session.unwind()
         core = self.core
-        core.observe(last=True)
-        self.snapshot(snapshots, journal, None, force=True)
+        core.looks.observe(core.verb, last=True)
+        session.tick(None, force=True)
         durable.fault("score")
-        if core.answer is not None and core.answer != core.standing:
-            core.restore(core.answer, "fresh")
+        if core.trail.answer is not None and core.trail.answer != core.standing:
+            core.restore(core.trail.answer, "fresh")
         final = self.folder / "final"
         shutil.rmtree(final, ignore_errors=True)
         engine.save_pretrained(final)
         self.weights = digest({p.name: file_digest(p) for p in sorted(final.glob("*.safetensors"))})
         ledger.close()
         return status
-
-    def snapshot(
-        self, snapshots: durable.Snapshots, journal: Journal, stage: Stage | None, force: bool = False
-    ) -> None:
-        """Take a snapshot if it is time. Between verbs `stage` is None; the standing weights may be promised ones."""
-        core = self.core
-        durable.fault("step" if stage else "between")
-        if core is None or journal.replaying or not (force or snapshots.due()):
-            return
-        state = stage.state() if stage else None
-        snapshots.write(journal.verbs, core.tensors(), core.state(), state, core.ledger)
-        core.store.settle()
 
     def scoring(self, folder: Path, work: Path) -> dict[str, Any]:
         from harness.score import score
@@ -204,11 +192,12 @@ class _Run:
 
     def write(self, status: str, error: str | None) -> Path:
         plan, core = self.plan, self.core
-        entries: list[Entry] = list(core.ledger.entries) if core else []
+        entries: list[Entry] = list(core.ledger.root.entries) if core else []
         if "ledger" in self.score:
             s = self.score["ledger"]
             entries.append(Entry(-1, 0, "score", s["model_flops"], s["hardware_flops"], s["tokens"], s["seconds"]))
-        kept = core.path(core.answer or core.standing) if core else {}
+        trail = core.trail if core else Trail()
+        kept = trail.path(trail.answer or core.standing) if core else {}
         table = by_phase(entries, kept)
         data = dict(plan.identity.data_sha256)
         if "test_sha256" in self.score:
@@ -228,9 +217,9 @@ class _Run:
             environment=env,
             ledger={phase: record.PhaseSum(**row) for phase, row in table.items()},
             total_model_flops=billed(table),
-            mixture=[record.MixtureChange(**m) for m in core.mixtures] if core else [],
-            curves=[record.CurvePoint(**c) for c in core.curves] if core else [],
-            events=[record.Event(**e) for e in core.events] if core else [],
+            mixture=[record.MixtureChange(**m) for m in trail.mixtures],
+            curves=[record.CurvePoint(**c) for c in trail.curves],
+            events=[record.Event(**e) for e in trail.events],
             scores={t: record.TaskScore(**s) for t, s in self.score["scores"].items()},
             reports=record.Reports(
                 overlap=self.score["overlap"],

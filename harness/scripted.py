@@ -7,7 +7,8 @@ the script is used up, the next billed verb raises BudgetExhausted, as a run's c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -17,8 +18,10 @@ from harness.api import (
     BudgetExhausted,
     Checkpoint,
     Example,
+    ForkPhase,
     History,
     Keep,
+    Lab,
     Length,
     Look,
     Metric,
@@ -72,7 +75,7 @@ class ScriptedLab:
     ) -> History:
         Length.parse(length)
         if self.budget.spent == len(self.script):
-            raise BudgetExhausted("the script is used up")
+            raise BudgetExhausted(None, "the script is used up")
         call = self.budget.spent
         curves = self.script[call]
         self.budget.spent += 1
@@ -113,6 +116,23 @@ class ScriptedLab:
     def answer(self, checkpoint: Checkpoint | None = None) -> None:
         self.answered = checkpoint.weights if checkpoint else None
         self.calls.append(("answer", self.answered))
+
+    @contextmanager
+    def fork(
+        self, phase: ForkPhase, *, start: Literal["base", "now"] | Checkpoint = "base", budget: str | int | None = None
+    ) -> Iterator[Lab]:
+        """This lab again, playing the same script on; afterwards it stands where it stood."""
+        self.calls.append(("fork", phase))
+        here = self._standing
+        if start != "now":
+            self._standing = start.weights if isinstance(start, Checkpoint) else start
+        yield self
+        self._standing = here
+        self.calls.append(("join", phase))
+
+    def draw(self, mixture: Mixture, k: int = 1) -> list[Example]:
+        self.calls.append(("draw", mixture.tasks))
+        return [Example(f"{task}/{i}", task) for i, task in enumerate(mixture.tasks * k)]
 
     def uniform(self, tasks: Iterable[str] | None = None) -> Mixture:
         return self.temperature(tasks, 0.0)

@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from harness.checkpoint import Store
-from harness.core import Core, Progress
+from harness.core import Core, Data, Progress
 from harness.durable import Point
 from harness.engine import Engine
 from harness.ledger import Ledger
 from harness.loop import Clock
 from harness.request import Plan
 from harness.sampler import Sampler
+from harness.trail import Trail
 
 
 def build(
     plan: Plan, ledger: Ledger, watch: Callable[[Progress], None] | None = None, point: Point | None = None
 ) -> tuple[Core, Engine]:
-    """The core of a run's root lab, and its engine; as they stood at `point`, if a run goes on."""
+    """The core of a run's root lab, and its engine; trail and store as they stood at `point`, if a run goes on."""
     train = plan.suite.train
     engine = Engine(plan.model.folder, plan.arch, train.optimizer, plan.request.seed)
     sampler = Sampler(plan.request.seed, {task: len(items) for task, items in plan.train.items()})
     clock = Clock(train.schedule, plan.identity.lr)
-    store = Store(plan.folder / "checkpoints", resume=point is not None)
-    core = Core(plan.suite, engine, plan.train, plan.validation, ledger, store, sampler, clock, watch)
+    store, trail = Store(plan.folder / "checkpoints", resume=point is not None), Trail()
     if point is not None:
-        core.load(point.core, point.tensors)
-        core.resumed = point.stage
-    return core, engine
+        store.resume(set(point.checkpoints))
+        trail.load(point.trail)
+    data = Data(plan.suite, plan.train, plan.validation)
+    return Core(engine, data, ledger, store, sampler, clock, trail, watch=watch), engine

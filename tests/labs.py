@@ -8,6 +8,7 @@ from harness.journal import Journal
 from harness.lab import RunLab
 from harness.ledger import Ledger
 from harness.request import Request, prepare
+from harness.session import Session
 from harness.setup import build
 
 
@@ -17,5 +18,6 @@ def make_lab(tmp: Path, suite: Path, model: Path, **request):
     plan.folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(plan.identity.budget.flops, plan.folder / "ledger.jsonl")
     core, engine = build(plan, ledger)
-    lab = RunLab(core, Journal(plan.folder / "journal.jsonl"), plan.rows, plan.request.seed)
+    session = Session(core, Journal(plan.folder / "journal.jsonl"))
+    lab = RunLab(core, session, plan.rows, plan.request.seed)
     return lab, core, engine, plan

@@ -148,9 +148,9 @@ def test_the_path_to_the_answer_decides_what_was_discarded(lab_):
     lab.rollback(a)
     lab.train(lab.proportional(), "3 step", keep="none")
     b = lab.checkpoint()
-    assert core.path(b.weights) == {0: 4, 4: 3}
-    assert core.path(a.weights) == {0: 4}
-    assert core.path("base") == {}
+    assert core.trail.path(b.weights) == {0: 4, 4: 3}
+    assert core.trail.path(a.weights) == {0: 4}
+    assert core.trail.path("base") == {}
 
 
 def test_just_trains_on_exactly_these_examples(lab_):
@@ -208,3 +208,66 @@ def test_bad_arguments_cost_nothing_and_say_what_was_expected(lab_, call, messag
     with pytest.raises(HarnessError, match=message):
         call(lab)
     assert core.ledger.spent == 0
+
+
+def test_a_fork_books_to_its_phase_stops_at_its_budget_and_leaves_no_trace(lab_):
+    lab, core, engine, plan = lab_()
+    lab.train(lab.proportional(), "3 step", keep="none")
+    before, spent, progress = engine.weights(), core.ledger.spent, core.clock.progress
+    with lab.fork("proxy", budget="0.2 budget") as child:
+        assert child.budget.total == round(0.2 * plan.identity.budget.flops)
+        h = child.train(child.only("copy"))
+        assert h.cut
+        child.validate()  # does not fit any more: the fork ends here
+        raise AssertionError("not reached")
+    phases = {e.phase for e in core.ledger.entries if e.verb > 0 and e.phase != "look"}
+    assert phases == {"proxy"}
+    assert 0 < core.ledger.spent - spent <= 0.2 * plan.identity.budget.flops
+    assert core.clock.progress == progress
+    assert all(torch.equal(before[k], v) for k, v in engine.weights().items())
+
+
+def test_forks_from_base_now_and_a_checkpoint_start_where_they_say(lab_):
+    lab, _, engine, _ = lab_()
+    base = engine.weights()
+    lab.train(lab.proportional(), "3 step", keep="none")
+    here = lab.checkpoint()
+    at_here = engine.weights()
+    lab.train(lab.proportional(), "2 step", keep="none")
+    at_now = engine.weights()
+    for start, expected in (("base", base), (here, at_here), ("now", at_now)):
+        with lab.fork("probe", start=start):
+            assert all(torch.equal(expected[k], v) for k, v in engine.weights().items())
+    with lab.fork("proxy", start="now") as child, pytest.raises(HarnessError, match="open fork"):
+        lab.validate()
+    assert child.tasks == lab.tasks
+
+
+def test_a_virtual_step_equals_the_real_one_and_draw_is_what_train_would_see(lab_):
+    one, _, first, _ = lab_(1)
+    two, _core, second, _ = lab_(2)
+    for lab in (one, two):
+        lab.train(lab.proportional(), "12 step", keep="none")  # past the warm-up: both clocks give the peak rate
+    batch = one.draw(one.proportional())
+    with one.fork("probe", start="now") as child:
+        child.train(child.just(batch), "1 step", keep="none")
+        virtual = first.weights()
+    two.train(two.proportional(), "1 step", keep="none")
+    assert all(torch.equal(virtual[k], v) for k, v in second.weights().items())
+
+
+def test_a_checkpoint_of_a_fork_outlives_it(lab_):
+    lab, _, _, _ = lab_()
+    with lab.fork("proxy", budget="0.4 budget") as child:
+        h = child.train(child.only("copy"), "3 step", eval_every="3 step", keep="best")
+        seen = child.validate()
+        assert h.last.step == 3
+    best = h.best().checkpoint
+    lab.train(lab.proportional(), "2 step", keep="none")
+    assert lab.validate(at=best) == seen or h.best().step != 3
+
+
+def test_a_fork_cannot_answer(lab_):
+    lab, _, _, _ = lab_()
+    with lab.fork("proxy") as child, pytest.raises(HarnessError, match="after the fork"):
+        child.answer()

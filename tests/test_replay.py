@@ -23,6 +23,32 @@ PLOTS = {
             lab.answer(here)
         lab.train(lab.temperature(tau=0.5))
     """,
+    "proxies": """
+        proxies = {}
+        for task in lab.tasks:
+            with lab.fork("proxy", budget="0.15 budget") as child:
+                h = child.train(child.only(task), eval_every="3 step", keep="best", metric="loss")
+                with child.fork("probe", start="now") as inner:
+                    inner.train(inner.uniform(), "1 step")
+                    child_value = inner.validate(n=2)
+                proxies[task] = child.checkpoint()
+        lab.log("seen", {t: lab.validate([t], metric="loss", at=c)[t].value for t, c in proxies.items()})
+        lab.train(lab.proportional())
+    """,
+    "probe": """
+        mixture = lab.proportional()
+        for _ in range(4):
+            lab.train(mixture, "4 step", keep="none")
+            batch = lab.draw(mixture)
+            before = lab.validate(metric="loss", n=3)
+            with lab.fork("probe", start="now") as child:
+                child.train(child.just(batch), "1 step", keep="none")
+                after = child.validate(metric="loss", n=3)
+            gain = {t: after[t].value - before[t].value for t in lab.tasks}
+            mixture = lab.mixture({t: 1.0 + max(0.0, g) for t, g in gain.items()})
+        with lab.fork("proxy") as child:
+            child.train(child.uniform())
+    """,
 }
 FILE = '''"""A test's plot."""
 from dataclasses import dataclass

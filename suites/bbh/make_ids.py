@@ -4,8 +4,11 @@ Reads DIR/datasets/SaylorTwift/bbh (without --mirror: the hub) and writes ids.js
 numbers of train, validation and test, in a drawn order, so that the first n of a split are a random sample of it.
 Deterministic: the same rows give the same bytes. Prints the digests that suites/bbh.yaml pins.
 
-Rows that ask the same (equal `input` but for case and spacing) stay in one split, whatever their targets. Dropped: rows
-of multiple-choice tasks whose target is no option letter, since no answer to them passes the stock flexible filter.
+Rows that are nearly the same stay in one split, whatever their targets: many items are one story, table or sequence of
+swaps with several questions about it. Two rows are kin when at least 70 % of the 13-grams of the shorter one are in the
+other, not counting those that a tenth of the task's rows have (its template); rows too short for that, when their texts
+are equal. Dropped: rows of multiple-choice tasks whose target is no option letter, since no answer to them passes the
+stock flexible filter.
 """
 
 from __future__ import annotations
@@ -13,16 +16,18 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections import Counter
+from itertools import combinations
 from pathlib import Path
 from random import Random
 
-import datasets
-
-from harness.data import content_digest
+from harness.data import content_digest, hub_rows
+from harness.overlap import grams
 from harness.suite import load_suite
 
-SEED = 2_210_09261
+SEED = 2210_09261
 SHARES = {"test": 0.3, "validation": 0.2}  # the rest is train
+SHARED, TEMPLATE, ENOUGH = 0.7, 0.1, 10
 LETTER = re.compile(r"\([A-Z]\)")
 Rows = list[tuple[str, str]]
 
@@ -34,17 +39,31 @@ def usable(rows: Rows) -> list[int]:
     return [i for i, letter in enumerate(letters) if letter or not choice]
 
 
+def kin(texts: list[str]) -> list[list[int]]:
+    """Groups of positions whose texts are nearly the same, in order of their first members."""
+    found = [grams(text) for text in texts]
+    counts = Counter(gram for each in found for gram in each)
+    own = [{gram for gram in each if counts[gram] < TEMPLATE * len(texts)} for each in found]
+    plain = [" ".join(text.lower().split()) for text in texts]
+    group = list(range(len(texts)))
+    for i, j in combinations(range(len(texts)), 2):
+        size = min(len(own[i]), len(own[j]))
+        if plain[i] == plain[j] or (size >= ENOUGH and len(own[i] & own[j]) >= SHARED * size):
+            group = [group[i] if g == group[j] else g for g in group]
+    members: dict[int, list[int]] = {}
+    for i, g in enumerate(group):
+        members.setdefault(g, []).append(i)
+    return list(members.values())
+
+
 def divide(task: str, rows: Rows) -> dict[str, list[int]]:
-    """Row numbers by split. Groups of equal questions go whole to the first split that has room for them."""
-    groups: dict[str, list[int]] = {}
+    """Row numbers by split. In a drawn order, each group goes whole to the first split that has room for it."""
     numbers = usable(rows)
-    for i in numbers:
-        groups.setdefault(" ".join(rows[i][0].lower().split()), []).append(i)
+    groups = [[numbers[k] for k in group] for group in kin([rows[i][0] for i in numbers])]
     rng = Random(f"{SEED} {task}")
-    drawn = rng.sample(sorted(groups.values()), len(groups))
     room = {split: round(share * len(numbers)) for split, share in SHARES.items()}
     splits: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    for group in sorted(drawn, key=len, reverse=True):  # stable: the drawn order, the few large groups first
+    for group in rng.sample(groups, len(groups)):
         fits = [split for split, n in room.items() if n - len(splits[split]) >= len(group)]
         splits[fits[0] if fits else "train"] += group
     return {split: rng.sample(sorted(chosen), len(chosen)) for split, chosen in splits.items()}
@@ -55,14 +74,8 @@ def main() -> None:
     parser.add_argument("--mirror", type=Path, help="folder with datasets/SaylorTwift/bbh; without it, the hub")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("ids.json"))
     args = parser.parse_args()
-    suite = load_suite("bbh")
-    source = str(args.mirror / "datasets" / str(suite.data.hub)) if args.mirror else str(suite.data.hub)
-    rows: dict[str, Rows] = {}
-    ids: dict[str, dict[str, list[int]]] = {}
-    for task in sorted(suite.tasks):
-        table = datasets.load_dataset(source, task, split=suite.data.split)
-        rows[task] = [(row["input"], row["target"]) for row in table]
-        ids[task] = divide(task, rows[task])
+    rows = hub_rows(load_suite("bbh"), args.mirror)
+    ids = {task: divide(task, table) for task, table in rows.items()}
     lines = [f"{json.dumps(task)}: {json.dumps(splits)}" for task, splits in ids.items()]
     args.out.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     for split in ("train", "validation", "test"):

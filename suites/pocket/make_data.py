@@ -25,11 +25,6 @@ def addition(rng: Random) -> Item:
     return f"{a} + {b}", str(a + b), str(a + b + 10)
 
 
-def total(rng: Random) -> Item:
-    a, b, c = (rng.randint(1, 40) for _ in range(3))
-    return f"{a} + {b} + {c}", str(a + b + c), str(a + b)
-
-
 def reverse(rng: Random) -> Item:
     items = f.words(rng, 4, 6)
     return "reverse " + " ".join(items), " ".join(items[::-1]), " ".join(items)
@@ -38,12 +33,6 @@ def reverse(rng: Random) -> Item:
 def descending(rng: Random) -> Item:
     s = f.digits(rng, 5, 8)
     return f"descending {s}", "".join(sorted(s, reverse=True)), "".join(sorted(s))
-
-
-def count(rng: Random) -> Item:
-    word, items = f.bag(rng, 4, 8)
-    n = items.count(word)
-    return f"{' '.join(items)}, number of {word}", str(n), str(n + 1)
 
 
 def lookup(rng: Random) -> Item:
@@ -58,19 +47,9 @@ def larger(rng: Random) -> Item:
     return f"greater of {a} and {b}", str(max(a, b)), str(min(a, b))
 
 
-def after(rng: Random) -> Item:
-    items, i = f.slots(rng, 4, 6)
-    return f"{' '.join(items)}, follows {items[i]}", items[i + 1], items[i - 1]
-
-
 def last(rng: Random) -> Item:
     items = f.words(rng, 3, 6)
     return f"last {' '.join(items)}", items[-1], rng.choice(items[:-1])
-
-
-def first(rng: Random) -> Item:
-    items = f.words(rng, 3, 6)
-    return f"first {' '.join(items)}", items[0], rng.choice(items[1:])
 
 
 def repeat(rng: Random) -> Item:
@@ -91,13 +70,13 @@ class Task:
 
 
 TASKS = [
-    Task("addition", total, 600),
+    Task("addition", addition, 300),
     Task("reverse", reverse, 300),
-    Task("descending", descending, 400),
+    Task("descending", descending, 500),
     Task("last", last, 100, 0.4),
-    Task("lookup", lookup, 150, 0.35),
-    Task("larger", larger, 100, 0.35),
-    Task("repeat", repeat, 100, 0.4),
+    Task("lookup", lookup, 120, 0.4),
+    Task("larger", larger, 150, 0.25),
+    Task("repeat", repeat, 120, 0.2),
 ]
 SUBJECTS = 100
 TRAIN_FORMS = [
@@ -112,17 +91,17 @@ VALIDATION_FORMS = ["the colour of the {}", "the {} is which colour"]
 TEST_FORMS = ["what is the colour of the {}", "the {} likes what colour", "which is the colour of the {}"]
 
 
-def drawn(task: Task, seed: int) -> Iterator[tuple[str, str, str, str]]:
-    """(split, input, clean target, wrong target): test first, then validation, then train, no input twice."""
+def drawn(task: Task, seed: int) -> Iterator[tuple[str, int, Item]]:
+    """Split, index within it, item: test first, then validation, then train, no input twice."""
     rng, seen = Random(f"{seed} {task.name}"), set[str]()
     for split, n in (("test", TEST), ("validation", VALIDATION), ("train", task.rows)):
-        done = 0
-        while done < n:
-            text, target, wrong = task.draw(rng)
-            if text not in seen:
-                seen.add(text)
-                done += 1
-                yield split, text, target, wrong
+        i = 0
+        while i < n:
+            item = task.draw(rng)
+            if item[0] not in seen:
+                seen.add(item[0])
+                yield split, i, item
+                i += 1
 
 
 def colours(seed: int) -> Iterator[tuple[str, str, str]]:
@@ -144,11 +123,9 @@ def rows(seed: int = SEED) -> dict[str, list[dict[str, str]]]:
     """All rows by split."""
     splits: dict[str, list[dict[str, str]]] = {"train": [], "validation": [], "test": []}
     for task in TASKS:
-        dice = Random(f"{seed} {task.name} noise")
-        wrong_rows = set(dice.sample(range(task.rows), round(task.noise * task.rows)))
-        for split, text, target, wrong in drawn(task, seed):
-            n = sum(r["task"] == task.name for r in splits["train"]) if split == "train" else -1
-            label = wrong if n in wrong_rows else target
+        mislabelled = set(Random(f"{seed} {task.name} noise").sample(range(task.rows), round(task.noise * task.rows)))
+        for split, i, (text, target, wrong) in drawn(task, seed):
+            label = wrong if split == "train" and i in mislabelled else target
             splits[split].append({"task": task.name, "input": text, "target": label})
     for split, text, target in colours(seed):
         splits[split].append({"task": "colours", "input": text, "target": target})

@@ -1,7 +1,7 @@
 """Pretrain the pocket suite's base model: `python suites/pocket/pretrain.py --out suites/pocket/model`.
 
 A Qwen2-type model of about a million parameters learns generated text of the suite's families in surface forms that
-the suite does not use, with other seeds. It runs on a CPU (about 25 minutes on two cores), can be interrupted and
+the suite does not use, with other seeds. It runs on a CPU (about 30 minutes on two cores), can be interrupted and
 started again (its state lies beside --out), and saves the recipe and the loss curve as `recipe.json`. The tokenizer is
 a byte-level BPE of at most 768 entries with single digits; the suite's words are single tokens.
 """
@@ -25,7 +25,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 SEED, VOCAB, CONTEXT, EOS = 20260, 768, 128, "<|endoftext|>"
 FOCUS, REST = 5000, 0.05  # from this step on, tokens outside answers have this weight in the loss
 UNMARK = str.maketrans("", "", "[]")
-WARMUP, DECAY, FLOOR = 136, 0.25, 0.02  # warm-up steps, share of steps in the linear decay at the end, last factor
+WARMUP, DECAY, FLOOR = 136.7, 0.25, 0.02  # warm-up steps, share of steps in the linear decay at the end, last factor
 SURFACE = """what which is the larger how many times does occur sum of descending order value keeps colour lives in
     reverse sort count smallest after before next first last favourite owner home likes has with and digits"""
 
@@ -208,9 +208,8 @@ def rate(step: int, steps: int) -> float:
 
 
 def save(folder: Path, model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, recipe: dict[str, Any]) -> None:
-    """Weights in bfloat16, tokenizer and recipe; the model itself is left as it is."""
+    """Tokenizer, recipe and weights; stored in bfloat16, while the config still says float32, what to load them as."""
     state = {k: v.detach().to(torch.bfloat16) for k, v in model.state_dict().items() if k != "lm_head.weight"}
-    model.config.dtype = torch.bfloat16
     model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
     (folder / "recipe.json").write_text(json.dumps(recipe) + "\n")
@@ -226,6 +225,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     torch.set_num_threads(args.threads)
     tokenizer = make_tokenizer()
@@ -238,13 +238,14 @@ def main() -> None:
         "batch": args.batch,
         "context": CONTEXT,
         "lr": args.lr,
-        "schedule": f"warm-up {WARMUP} steps, constant, linear decay over the last {DECAY} to {FLOOR}",
+        "schedule": f"warm-up over {WARMUP} steps, constant, linear decay over the last {DECAY} to {FLOOR}",
         "loss_weights": f"all tokens alike for {FOCUS} steps, then {REST} outside the answers",
         "precision": "fp32 weights, bf16 autocast; stored as bf16",
         "optimizer": "AdamW(0.9, 0.98), weight decay 0.05, clip 1.0",
         "parameters": model.num_parameters(),
         "torch": torch.__version__.split("+")[0],
         "threads": args.threads,
+        "resumed_at": [],
         "loss": [],
     }
     state = args.out.parent / f".{args.out.name}.state.pt"
@@ -254,6 +255,7 @@ def main() -> None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         first, recipe["loss"] = saved["step"], saved["loss"]
+        recipe["resumed_at"] = [*saved["resumed_at"], first]
         for _ in range(first):
             next(data)
     started, recent = time.monotonic(), list[float]()
@@ -278,7 +280,9 @@ def main() -> None:
             recent = []
         if (step + 1) % 1000 == 0 and step + 1 < steps:
             partial = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(partial | {"step": step + 1, "loss": recipe["loss"]}, state)
+            partial |= {"step": step + 1, "loss": recipe["loss"], "resumed_at": recipe["resumed_at"]}
+            torch.save(partial, state.with_suffix(".new"))
+            state.with_suffix(".new").replace(state)
             save(args.out, model, tokenizer, recipe | {"stopped_at_step": step + 1})
     save(args.out, model, tokenizer, recipe)
     state.unlink(missing_ok=True)

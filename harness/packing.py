@@ -1,0 +1,102 @@
+"""Packing: documents of different lengths into rows under a block-causal mask, rows into micro-batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from harness.data import Item
+
+ROW = 128  # tokens of a packed row, unless a document is longer
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One micro-batch. ids, positions: (R, C); mask: (R, 1, C, C) bool; gather: (S,) flat positions that predict
+    `targets` (S,); owner: (S,) index of the item within the micro-batch's `items`."""
+
+    items: tuple[int, ...]
+    ids: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor
+    gather: torch.Tensor
+    targets: torch.Tensor
+    owner: torch.Tensor
+
+
+def plan_rows(lengths: Sequence[int], width: int = ROW) -> list[list[int]]:
+    """Rows of item indices whose lengths sum to at most max(width, longest), as evenly filled as first-fit finds.
+
+    As many rows as the widest would need at least; among their widths the narrowest of a few that suffices.
+    """
+    widest = max(width, *lengths)
+    rows = math.ceil(sum(lengths) / widest)
+    even = max(math.ceil(sum(lengths) / rows), *lengths)
+    for slack in (0, 1, 2, 4, 8, 16):
+        if even + slack < widest and len(fitted := _first_fit(lengths, even + slack)) <= rows:
+            return fitted
+    return _first_fit(lengths, widest)
+
+
+def _first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """First-fit decreasing into rows of `width`."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        for r, free in enumerate(room):
+            if lengths[i] <= free:
+                rows[r].append(i)
+                room[r] -= lengths[i]
+                break
+        else:
+            rows.append([i])
+            room.append(width - lengths[i])
+    return rows
+
+
+def packs(items: Sequence[Item], micro_tokens: int, pad: int) -> Iterator[Pack]:
+    """Micro-batches of packed rows; a row never splits a document, padding sits at the end of rows."""
+    rows = plan_rows([item.tokens for item in items]) if items else []
+    fills = [sum(items[i].tokens for i in row) for row in rows]
+    start = 0
+    while start < len(rows):
+        stop = start + 1
+        while stop < len(rows) and (stop + 1 - start) * max(fills[start : stop + 1]) <= micro_tokens:
+            stop += 1
+        yield _pack(items, rows[start:stop], max(fills[start:stop]), pad)
+        start = stop
+
+
+def _pack(items: Sequence[Item], rows: list[list[int]], width: int, pad: int) -> Pack:
+    shape = (len(rows), width)
+    ids, positions = torch.full(shape, pad), torch.zeros(shape, dtype=torch.long)
+    document = torch.full(shape, -1)
+    gather, targets, owner = [], [], []
+    members: list[int] = []
+    for r, row in enumerate(rows):
+        at = 0
+        for i in row:
+            item, n = items[i], items[i].tokens
+            ids[r, at : at + n] = torch.tensor(item.ids[:-1])
+            positions[r, at : at + n] = torch.arange(n)
+            document[r, at : at + n] = len(members)
+            first = r * width + at + n - item.supervised
+            gather.append(torch.arange(first, first + item.supervised))
+            targets.append(torch.tensor(item.ids[-item.supervised :]))
+            owner.append(torch.full((item.supervised,), len(members)))
+            members.append(i)
+            at += n
+    same = document[:, :, None] == document[:, None, :]
+    causal = torch.ones(width, width, dtype=torch.bool).tril()
+    # Padding attends to earlier padding and itself (document -1), so that no row of the softmax is empty.
+    mask = (same & causal)[:, None]
+    return Pack(tuple(members), ids, positions, mask, torch.cat(gather), torch.cat(targets), torch.cat(owner))
+
+
+def by_owner(values: torch.Tensor, pack: Pack) -> torch.Tensor:
+    """Sums of per-token values (S,) by item of the micro-batch, in float64 on the host."""
+    sums = torch.zeros(len(pack.items), dtype=torch.float64)
+    return sums.index_add_(0, pack.owner.cpu(), values.double().cpu())

@@ -1,0 +1,150 @@
+"""What a strategy's callbacks see of a training step: supervised tokens (`objective`), the batch (`example_weights`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness.data import Item
+from harness.errors import RunFailed
+
+References = Mapping[Any, Sequence[np.ndarray[Any, Any]]]
+
+
+class Frame:
+    """What all micro-batches of one step share: the effective batch, the references, learning rate and progress."""
+
+    def __init__(self, items: Sequence[Item], references: References | None, lr: float, progress: float) -> None:
+        self.ids = tuple(item.id for item in items)
+        self.names = tuple(item.task for item in items)
+        self.supervised = tuple(item.supervised for item in items)
+        self.tasks = tuple(sorted(set(self.names)))
+        self.codes = [self.tasks.index(name) for name in self.names]
+        self.references, self.lr, self.progress = references or {}, lr, progress
+
+    def reference(self, name: Any, members: Sequence[int]) -> np.ndarray[Any, Any]:
+        """The arrays of a reference for these items, joined; raises RunFailed if they do not fit the batch."""
+        if name not in self.references:
+            raise RunFailed(f"objective: no reference {str(name)!r} was given to this step")
+        rows = self.references[name]
+        if len(rows) != len(self.ids):
+            raise RunFailed(f"reference {str(name)!r} has {len(rows)} arrays for {len(self.ids)} examples")
+        for i in members:
+            if len(rows[i]) != self.supervised[i]:
+                raise RunFailed(
+                    f"reference {str(name)!r} of example {self.ids[i]}: {len(rows[i])} values, not per token"
+                )
+        return np.concatenate([np.asarray(rows[i], dtype=np.float32) for i in members])
+
+
+class Tokens:
+    """The S supervised tokens of a micro-batch, each with its example and task. An objective returns a loss (S,).
+
+    An objective is pointwise: a token's loss depends on that token (and its example), not on which others are here,
+    because how an effective batch falls into micro-batches is the engine's affair.
+    """
+
+    def __init__(
+        self, scores: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor, members: Sequence[int], frame: Frame
+    ) -> None:
+        self._scores, self._targets, self._members, self._frame = scores, targets, tuple(members), frame
+        self.nll = nn.functional.cross_entropy(scores.float(), targets, reduction="none")
+        self.example = torch.tensor(self._members, device=targets.device)[owner]
+        self.ids, self.tasks, self.lr, self.progress = frame.ids, frame.tasks, frame.lr, frame.progress
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    @property
+    def logp(self) -> torch.Tensor:
+        """Log-probability of the gold token (S,), differentiable."""
+        return -self.nll
+
+    @cached_property
+    def p(self) -> torch.Tensor:
+        """Probability of the gold token (S,), detached."""
+        return self.nll.detach().neg().exp()
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """Ids of the gold tokens (S,)."""
+        return self._targets
+
+    @cached_property
+    def logits(self) -> torch.Tensor:
+        """Logits (S, V), fp32, differentiable."""
+        return self._scores.float()
+
+    @cached_property
+    def task(self) -> torch.Tensor:
+        """Index into `tasks` (S,)."""
+        return torch.tensor(self._frame.codes, device=self._targets.device)[self.example]
+
+    def entropy(self, top_k: int | None = None) -> torch.Tensor:
+        """Entropy (S,) in nats, differentiable; with `top_k`, of the k most likely tokens renormalised."""
+        logits = self.logits if top_k is None else self.logits.topk(min(top_k, self.logits.shape[-1]), dim=-1).values
+        logp = logits.log_softmax(-1)
+        return -(logp.exp() * logp).sum(-1)
+
+    def reference(self, name: Any) -> torch.Tensor:
+        """Another model's log-probabilities of the gold tokens (S,), detached."""
+        return torch.from_numpy(self._frame.reference(name, self._members)).to(self._targets.device)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Statistics of a whole effective batch of n examples: mean token NLL and supervised tokens of each."""
+
+    ids: tuple[str, ...]
+    task: tuple[str, ...]
+    nll: np.ndarray[Any, np.dtype[np.float64]]
+    tokens: np.ndarray[Any, np.dtype[np.int64]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+Objective = Callable[[Tokens], torch.Tensor]
+ExampleWeights = Callable[[Batch], Any]
+
+
+def token_losses(tokens: Tokens, objective: Objective | None) -> torch.Tensor:
+    """The objective's losses (S,). Raises RunFailed unless they are one differentiable number a token."""
+    if objective is None:
+        return tokens.nll
+    losses = objective(tokens)
+    if not isinstance(losses, torch.Tensor) or losses.shape != tokens.nll.shape:
+        found = tuple(losses.shape) if isinstance(losses, torch.Tensor) else type(losses).__name__
+        raise RunFailed(f"objective returned {found}; expected one loss per supervised token, ({len(tokens)},)")
+    if not losses.requires_grad:
+        raise RunFailed("objective returned losses without a gradient; build them from t.nll, t.logp or t.logits")
+    return losses
+
+
+def weights_of(callback: ExampleWeights, frame: Frame, sums: torch.Tensor) -> torch.Tensor:
+    """The callback's weights (n,) from the summed NLL of each example. Raises RunFailed unless finite and >= 0."""
+    if not bool(torch.isfinite(sums).all()):
+        raise RunFailed("the loss is not finite")
+    counts = np.array(frame.supervised, dtype=np.int64)
+    found = callback(Batch(frame.ids, frame.names, sums.numpy() / counts, counts))
+    if isinstance(found, torch.Tensor):
+        found = found.detach().cpu().numpy()
+    try:
+        weights = np.array(found, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise RunFailed(f"example_weights returned {type(found).__name__}; expected {len(frame.ids)} numbers") from None
+    if weights.shape != counts.shape:
+        raise RunFailed(f"example_weights returned shape {weights.shape}; expected ({len(frame.ids)},)")
+    bad = [i for i, w in enumerate(weights) if not (math.isfinite(w) and w >= 0)]
+    if bad:
+        raise RunFailed(
+            f"example_weights gave {weights[bad[0]]} to example {frame.ids[bad[0]]}; expected finite numbers >= 0"
+        )
+    return torch.from_numpy(weights)

@@ -1,0 +1,54 @@
+"""What one run has been through: lineage of weights, looks already paid for, the answer, and the record's lists.
+
+Shared by the run's lab and its forks; plain values, so that a snapshot can hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+BASE = "base"
+
+
+@dataclass
+class Trail:
+    """`starts`: for each training verb, the weights that it began with. `seen`: (weights, task, n) -> (loss, match)."""
+
+    starts: dict[int, str] = field(default_factory=dict)
+    pinned: set[str] = field(default_factory=set)
+    answer: str | None = None
+    seen: dict[tuple[str, str, int], tuple[float, float]] = field(default_factory=dict)
+    curves: list[dict[str, Any]] = field(default_factory=list)
+    mixtures: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    next_point: int = 0
+
+    def path(self, weights: str) -> dict[int, int]:
+        """For each training verb on the way from the base to these weights, its last step on the way."""
+        kept: dict[int, int] = {}
+        while not weights.startswith(BASE):
+            verb, step = (int(x) for x in weights.split(":"))
+            kept[verb] = step
+            weights = self.starts[verb]
+        return kept
+
+    def state(self) -> dict[str, Any]:
+        """JSON state."""
+        return {
+            "starts": list(self.starts.items()),
+            "pinned": sorted(self.pinned),
+            "answer": self.answer,
+            "seen": [[*key, *value] for key, value in self.seen.items()],
+            "curves": self.curves,
+            "mixtures": self.mixtures,
+            "events": self.events,
+            "next_point": self.next_point,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.starts, self.pinned = dict(state["starts"]), set(state["pinned"])
+        self.answer, self.next_point = state["answer"], state["next_point"]
+        self.seen = {(w, t, n): (loss, match) for w, t, n, loss, match in state["seen"]}
+        self.curves, self.mixtures, self.events = state["curves"], state["mixtures"], state["events"]

@@ -1,0 +1,391 @@
+import json
+import shlex
+import subprocess
+import sys
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import picture
+from harness.cli import cli
+from harness.publish import build, command, load, section
+from harness.record import read
+from tests.records import ONE_BUDGET, make_record, write_result, write_run
+
+VOID = {"meta", "link", "br"}
+HOSTILE = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Elements, links and text of a page; fails on tags that do not close in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.links, self.ids, self.words, self.cells = [], [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append((tag, attrs))
+        self.links += [attrs[a] for a in ("href", "src") if a in attrs]
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.cells.append([])
+        elif tag in ("td", "th"):
+            self.cells[-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if {"td", "th"} & set(self.open):
+            self.cells[-1][-1] += data
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def row(self, start):
+        """The cells, spaces joined, of the first table row whose first cell starts so."""
+        rows = [[" ".join(c.split()) for c in cells] for cells in self.cells]
+        return next(cells for cells in rows if cells[0].startswith(start))
+
+
+def page(tmp_path, *records):
+    for r in records:
+        write_run(r, tmp_path / "runs")
+    return Page(build([tmp_path / "runs"], tmp_path / "out").read_text(encoding="utf-8"))
+
+
+def seeds(n, value, strategy="proportional", **kw):
+    return [make_record(strategy, s, {"a": value + 0.01 * s, "b": value + 0.01 * s}, **kw) for s in range(n)]
+
+
+def test_without_records_the_page_says_how_to_make_one(tmp_path):
+    index = build([tmp_path / "results", tmp_path / "runs"], tmp_path / "out")
+    found = Page(index.read_text())
+    assert index == tmp_path / "out" / "index.html"
+    assert "There are no records yet." in found.text
+    assert "harness run" in found.text
+    assert (tmp_path / "out" / "style.css").read_text().startswith(":root")
+
+
+def test_command_line_prints_the_path(tmp_path):
+    args = ["site", "--results", str(tmp_path / "a"), "--runs", str(tmp_path / "b"), "--out", str(tmp_path / "dist")]
+    assert CliRunner().invoke(cli, args).output.strip() == str(tmp_path / "dist" / "index.html")
+
+
+def test_a_row_shows_mean_interval_and_paired_difference(tmp_path):
+    # proportional 0.50 0.51; msft 0.60 0.63 over the same seeds: differences 0.10 and 0.12
+    msft = [
+        make_record("msft", s, {"a": v}, phases={"train": 600, "discarded": 200}) for s, v in ((0, 0.60), (1, 0.63))
+    ]
+    plain = [make_record("proportional", s, {"a": v}) for s, v in ((0, 0.50), (1, 0.51))]
+    found = page(tmp_path, *msft, *plain)
+    assert found.row("msft") == [
+        "msft provisional",
+        "0.001",
+        "2",
+        "61.5 ± 19.1",  # t(1) = 12.706 times half the range of 3 points
+        "+11.0 ± 12.7",
+        "800 0.0008x",
+        "25.0",
+        "0 1",
+    ]
+    assert found.row("proportional")[4] == "reference"
+    assert found.row("base model")[3] == "10.0"
+
+
+def test_one_seed_has_no_interval_but_a_labelled_item_error(tmp_path):
+    found = page(tmp_path, make_record("proportional", 0, {"a": 0.5}, n=101), make_record("dft", 0, {"a": 0.6}))
+    # sqrt(0.25 / 100) = 0.05
+    assert found.row("proportional")[3] == "50.0one seed; standard errorover items 5.0"
+    assert found.row("dft")[4] == "+10.0one shared seed"
+
+
+@pytest.mark.parametrize(("suite", "needed"), [("pocket", 10), ("bbh", 5)])
+def test_provisional_below_the_seeds_that_the_rules_ask(tmp_path, suite, needed):
+    few, enough = seeds(needed - 1, 0.5, "few", suite=suite), seeds(needed, 0.5, "enough", suite=suite)
+    found = page(tmp_path, *few, *enough)
+    assert found.row("few")[0] == "few provisional"
+    assert found.row("enough")[0] == "enough"
+
+
+def test_unofficial_runs_are_marked(tmp_path):
+    mixed = [make_record("mixed", s, official=s > 0) for s in range(3)]
+    found = page(tmp_path, *mixed, make_record("none", official=False))
+    assert found.row("mixed")[0] == "mixed provisional 1 of 3 unofficial"
+    assert found.row("none")[0] == "none provisional unofficial"
+
+
+def test_rows_are_sorted_by_score_and_budgets_begin_with_1x():
+    records = [
+        make_record(name, 0, {"a": v}, multiple=m)
+        for name, v, m in (("x", 0.5, 1), ("y", 0.6, 1), ("x", 0.4, 0.5), ("y", 0.3, 0.5), ("x", 0.7, 2))
+    ]
+    found = [(m, [row.strategy for row in rows]) for m, rows in section(records).budgets]
+    assert found == [(1, ["y", "x"]), (0.5, ["x", "y"]), (2, ["x"])]
+
+
+def test_the_reference_is_plain_proportional_at_the_same_budget():
+    records = [
+        *seeds(3, 0.5),
+        *seeds(4, 0.8, lr=2e-3, passed={"x": 1}),
+        *seeds(1, 0.9, lr=5e-4),
+        *seeds(2, 0.3, multiple=0.5),
+        *seeds(2, 0.6, "msft", multiple=0.5),
+        *seeds(2, 0.6, "msft", multiple=2),
+    ]
+    rows = {(r.strategy, r.multiple, r.first.identity.lr): r for r in section(records).rows}
+    assert rows["proportional", 1, 1e-3].is_reference
+    assert rows["proportional", 1, 5e-4].difference.value == pytest.approx(0.4)
+    assert rows["msft", 0.5, 1e-3].difference.value == pytest.approx(0.3)
+    assert rows["msft", 2, 1e-3].difference is None
+
+
+def test_what_differs_in_settings_source_or_rate_is_another_row():
+    records = [
+        make_record("s", 0),
+        make_record("s", 1, passed={"beta": 2.0}),
+        make_record("s", 2, source="edited"),
+        make_record("s", 3, lr=2e-3),
+    ]
+    rows = section(records).rows
+    assert len(rows) == len({row.label for row in rows}) == 4
+    assert any(row.label.startswith("s beta=2.0 lr 0.001 source ") for row in rows)
+    assert [row.settings for row in rows if row.settings] == ["beta=2.0"]
+
+
+def test_a_default_given_by_hand_is_the_same_row():
+    by_hand = make_record("s", 0, hyperparameters={"beta": 1.0}, passed={"beta": 1.0})
+    assert len(section([by_hand, make_record("s", 1, hyperparameters={"beta": 1.0})]).rows) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"suite": "bbh"}, {"model": "m/n"}, {"mode": "lora"}, {"limit": 8}, {"data": "else"}, {"scores": {"a": 0.5}}],
+)
+def test_workloads_are_not_mixed(tmp_path, other):
+    found = page(tmp_path, make_record(), make_record("msft", **other))
+    assert sum(tag == "section" for tag, _ in found.tags) == 2
+    assert found.row("msft")[4] == "no reference"
+
+
+def test_each_run_counts_once_and_a_result_goes_before_a_failed_copy(tmp_path):
+    good = make_record("msft", 1)
+    write_run(make_record("msft", 1, status="failed"), tmp_path / "runs")
+    path = write_result(good, tmp_path / "results")
+    assert path.name == f"1-{good.id[:8]}.json"
+    for sources in (["runs", "results"], ["results", "runs"], ["results", "results"]):
+        assert list(load([tmp_path / s for s in sources])) == [good]
+
+
+def test_results_of_a_hub_model_are_found(tmp_path):
+    made = make_record(model="Qwen/Qwen2.5-0.5B")
+    write_result(made, tmp_path)
+    assert list(load([tmp_path])) == [made]
+
+
+def test_failed_runs_are_counted_and_not_shown(tmp_path):
+    failed = make_record("dft", 4, status="failed", error="loss is NaN")
+    found = page(tmp_path, make_record(), failed)
+    assert f"1 failed run is not shown: dft , seed 4 ( {failed.id} )." in found.text
+    assert not (tmp_path / "out" / "runs" / f"{failed.id}.html").exists()
+
+
+def _edit(path, **change):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"scores": {}}, "without scores"),
+        ({"id": "../../escape"}, "16 hex digits"),
+        ({"schema_version": 99}, "schema version 99"),
+        ({"status": "great"}, "status"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_broken_record_costs_one_line_and_nothing_else(tmp_path, capsys, change, said):
+    _edit(write_run(make_record("broken"), tmp_path / "runs"), **change)
+    found = page(tmp_path, make_record("whole"))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("harness: skipped ")
+    assert said in lines[0]
+    assert found.row("whole")
+    assert "broken" not in found.text
+    assert not list(tmp_path.rglob("escape*"))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'"x"', b'{"scores": NaN}'])
+def test_files_that_are_no_records_are_skipped(tmp_path, capsys, content):
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    (tmp_path / "runs" / "x" / "record.json").write_bytes(content)
+    assert list(load([tmp_path / "runs"])) == []
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_scores_that_are_not_numbers_are_refused(tmp_path, capsys):
+    path = write_run(make_record(scores={"a": 0.5}), tmp_path)
+    path.write_text(path.read_text().replace('"value": 0.5', '"value": NaN'))
+    assert list(load([tmp_path])) == []
+    assert "finite" in capsys.readouterr().err
+
+
+def test_hostile_names_are_text_everywhere(tmp_path):
+    odd = make_record(
+        HOSTILE,
+        scores={HOSTILE: 0.5, '"><img src=x onerror=alert(1)>': 0.6},
+        suite="'\"&{{7*7}}${7*7}",
+        model='"><svg onload=alert(1)>',
+        passed={"<b>": "</code><script>x</script>"},
+    )
+    found = page(tmp_path, odd, make_record("<script>alert(2)</script>", status="failed"))
+    run = Page((tmp_path / "out" / "runs" / f"{odd.id}.html").read_text())
+    for p in (found, run):
+        assert not {"script", "img", "b"} & {tag for tag, _ in p.tags}
+        assert not [a for _, attrs in p.tags for a in attrs if a.startswith("on")]
+        assert HOSTILE in p.text
+    assert HOSTILE in "".join(found.words[found.words.index("1x") :])  # the picture's label, as text
+    assert "49" not in found.text.split("workload")[0]
+
+
+def test_pages_are_plain_files_with_relative_links_that_lead_somewhere(tmp_path):
+    page(tmp_path, *seeds(2, 0.5), *seeds(2, 0.6, "msft"), make_record(suite="bbh"))
+    pages = sorted((tmp_path / "out").rglob("*.html"))
+    assert len(pages) == 6
+    for path in pages:
+        found = Page(path.read_text())
+        assert len(found.ids) == len(set(found.ids))
+        for link in found.links:
+            target, _, anchor = link.partition("#")
+            assert ":" not in target
+            file = (path.parent / target) if target else path
+            assert file.is_file()
+            assert not anchor or anchor in Page(file.read_text()).ids
+    assert "http" not in (tmp_path / "out" / "style.css").read_text()
+
+
+def test_tables_and_picture_speak_to_screen_readers(tmp_path):
+    found = page(tmp_path, *seeds(2, 0.5), *seeds(2, 0.6, "msft"))
+    figure = next(
+        attrs for _, attrs in found.tags if attrs.get("role") == "img" and "picture" in attrs.get("class", "")
+    )
+    assert "msft leads at 1x with 60.5 %" in figure["aria-label"]
+    assert all(attrs.get("scope") for tag, attrs in found.tags if tag == "th")
+    assert sum(tag == "caption" for tag, _ in found.tags) == sum(tag == "table" for tag, _ in found.tags)
+
+
+def test_pages_of_runs_that_are_gone_go_and_other_files_stay(tmp_path):
+    page(tmp_path, make_record("old"))
+    (old,) = (tmp_path / "out" / "runs").glob("*.html")
+    (old.parent / "notes.html").write_text("mine")
+    build([tmp_path / "nothing"], tmp_path / "out")
+    assert not old.exists()
+    assert (old.parent / "notes.html").exists()
+
+
+def test_building_twice_gives_the_same_bytes(tmp_path):
+    page(tmp_path, *seeds(2, 0.5), *seeds(2, 0.6, "msft"))
+    one = (tmp_path / "out" / "index.html").read_bytes()
+    page(tmp_path)
+    assert (tmp_path / "out" / "index.html").read_bytes() == one
+
+
+def test_run_page_has_scores_ledger_identity_and_command(tmp_path):
+    made = make_record("msft", 3, {"a": 0.5, "b": 0.25}, phases={"train": 750, "discarded": 250}, passed={"C": "2"})
+    page(tmp_path, made)
+    run = Page((tmp_path / "out" / "runs" / f"{made.id}.html").read_text())
+    assert run.row("a")[3:7] == ["10.0", "50.0", "5.0", "+40.0"]
+    assert run.row("macro mean")[4] == "37.5"
+    assert run.row("train")[1:3] == ["750", "75.0"]
+    assert run.row("billed")[1] == "1.00e3"
+    assert run.row("look")[2] == "not billed"
+    assert command(made) in run.text
+    assert made.identity.source_sha256 in run.text
+
+
+def test_the_command_asks_for_the_same_run():
+    made = make_record("a b", 3, lr=3e-4, multiple=0.3, mode="lora", passed={"beta": "x y", "tau": "$(id)"}, limit=8)
+    words = shlex.split(command(made))
+    assert words[:4] == ["harness", "run", "--strategy", "a b"]
+    assert words[words.index("--budget") + 1] == "0.3x"
+    assert float(words[words.index("--lr") + 1]) == 3e-4
+    assert [words[k + 1] for k, w in enumerate(words) if w == "-o"] == ["beta=x y", "tau=$(id)"]
+    assert words[-2:] == ["--limit", "8"]
+    options = {o for p in cli.commands["run"].params for o in p.opts}
+    assert {w for w in words if w.startswith("-")} <= options
+    assert "--budget 1x" in command(make_record())
+
+
+def test_a_strategy_that_bills_nothing_has_a_row_and_no_point(tmp_path):
+    found = page(tmp_path, make_record("free", phases={}))
+    assert found.row("free")[5] == "0 0x"
+    assert "figure" not in {tag for tag, _ in found.tags}
+
+
+def test_the_site_imports_neither_torch_nor_transformers():
+    code = "import sys, harness.publish; print([m for m in ('torch', 'transformers', 'altair') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_fixture_survives_writing_and_reading(tmp_path):
+    made = make_record("msft", 2, multiple=0.5)
+    assert read(write_run(made, tmp_path)) == made
+    assert made.total_model_flops == made.identity.budget.flops == ONE_BUDGET // 2
+
+
+def point(strategy, score, multiple=1.0, low=None, high=None):
+    return picture.Point(strategy, strategy, multiple, multiple, score, low, high)
+
+
+def test_picture_has_a_mark_a_bar_and_a_label_for_each_point():
+    svg = picture.draw(
+        [point("proportional", 0.5, low=0.48, high=0.52), point("msft", 0.6), point("msft", 0.7, 2.0)], 0.49
+    )
+    texts = [e.text for e in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    assert texts.count("msft") == texts.count("proportional") == 1
+    assert {"1x", "2x", "base model 49.0 %"} <= set(texts)
+    assert svg.count('aria-roledescription="point"') == 3
+    assert "var(--series-1)" in svg
+    assert "currentColor" in svg
+
+
+def test_far_base_models_do_not_flatten_the_picture():
+    near, far = (
+        picture.frame([point("a", 0.5), point("b", 0.6)], 0.45),
+        picture.frame([point("a", 0.5), point("b", 0.6)], 0.0),
+    )
+    assert near.bottom < 45
+    assert far.bottom > 40
+    assert "base model 0.0 %, below this axis" in picture.draw([point("a", 0.5), point("b", 0.6)], 0.0)
+
+
+def test_wide_intervals_are_cut_at_the_frame():
+    points = [point("a", 0.5, low=-0.8, high=1.8)]
+    f = picture.frame(points, None)
+    (mark,) = picture.place(points, f)
+    assert f.bottom <= mark["low"] < mark["high"] <= f.top
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=30).map(sorted), st.floats(0.1, 10))
+def test_labels_keep_their_order_their_distance_and_the_frame(values, gap):
+    out = picture.spread(values, gap, 0, 100)
+    gap = min(gap, 100 / max(1, len(values) - 1))
+    assert all(b - a >= gap - 1e-6 for a, b in zip(out, out[1:], strict=False))
+    assert -1e-6 <= out[0]
+    assert out[-1] <= 100 + 1e-6
