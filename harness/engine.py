@@ -24,6 +24,7 @@ from harness.data import Item
 from harness.errors import HarnessError, RunFailed
 from harness.flops import Arch
 from harness.ledger import Cost
+from harness.lora import LoraSpec, inject, merged
 from harness.packing import Pack, by_owner, packs, plan_rows
 from harness.suite import Optimizer
 from harness.tokens import ExampleWeights, Frame, Objective, References, Tokens, token_losses, weights_of
@@ -73,9 +74,20 @@ class Seen:
 
 
 class Engine:
-    """Holds model, optimizer and device; the lab tells it what to run."""
+    """Holds model, optimizer and device; the lab tells it what to run.
 
-    def __init__(self, folder: Path, arch: Arch, optimizer: Optimizer, seed: int) -> None:
+    With `lora`, only adapters are trained, kept and restored; `checkpointing` recomputes activations (hardware FLOPs).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        arch: Arch,
+        optimizer: Optimizer,
+        seed: int,
+        lora: LoraSpec | None = None,
+        checkpointing: bool = False,
+    ) -> None:
         if not torch.cuda.is_available() or os.environ.get("HARNESS_DEVICE") == "cpu":
             torch.set_num_threads(int(os.environ.get("HARNESS_THREADS") or torch.get_num_threads()))
             self.accelerator = Accelerator(cpu=True, mixed_precision="no")
@@ -84,13 +96,19 @@ class Engine:
         if self.accelerator.num_processes > 1:
             raise HarnessError("several processes: not supported by this version; start one process")
         set_seed(seed)
-        self.folder, self.arch, self.spec = folder, arch, optimizer
+        self.folder, self.arch, self.spec = folder, arch.lora(lora.r) if lora else arch, optimizer
+        self.lora, self.checkpointing = lora, checkpointing
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
         for module in lm.modules():  # dropout of the GPT-2 family: the suite regularises, not the checkpoint's config
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
+        if lora:
+            inject(lm, lora, seed)
+        if checkpointing:
+            lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model = self.accelerator.prepare(SupervisedLM(lm).train())
+        self._start: Tensors | None = self.weights() if lora else None
         self.fresh_optimizer()
 
     @property
@@ -171,7 +189,8 @@ class Engine:
             if weights is not None:
                 losses = losses * weights.to(losses)[tokens.example]
             self.accelerator.backward(losses.sum() / total)
-            hardware += 3 * self.arch.padded_forward(pack.ids.shape[0], pack.ids.shape[1], len(pack.targets))
+            hardware += self.arch.padded_gradient(self.arch.trained, *pack.ids.shape, len(pack.targets))
+            hardware += self.arch.recomputed(*pack.ids.shape) if self.checkpointing else 0
         return nll, hardware
 
     @torch.no_grad()
@@ -207,17 +226,20 @@ class Engine:
 
     def weights(self) -> Tensors:
         """A copy of the trainable weights in host memory."""
-        return {n: p.detach().to("cpu", copy=True) for n, p in self.lm.named_parameters()}
+        return {n: p.detach().to("cpu", copy=True) for n, p in self.lm.named_parameters() if p.requires_grad}
 
     @torch.no_grad()
     def load_weights(self, tensors: Tensors) -> None:
         for name, parameter in self.lm.named_parameters():
-            parameter.copy_(tensors[name])
+            if parameter.requires_grad:
+                parameter.copy_(tensors[name])
 
     def load_base(self) -> None:
-        """The weights of the model's own folder again."""
+        """The weights of the model's own folder again; under LoRA the adapters as they were drawn."""
+        if self._start is not None:
+            return self.load_weights(self._start)
         lm = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
-        self.load_weights(dict(lm.named_parameters()))
+        return self.load_weights(dict(lm.named_parameters()))
 
     def moments(self) -> Tensors:
         """A copy of the optimizer's state in host memory, as `index.name` tensors; empty before the first step."""
@@ -235,5 +257,6 @@ class Engine:
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def save_pretrained(self, folder: Path) -> None:
-        self.lm.save_pretrained(folder)
+        """A plain transformers checkpoint; adapters are merged in the file only."""
+        (merged(self.lm, self.folder) if self.lora else self.lm).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)

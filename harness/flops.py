@@ -66,6 +66,7 @@ class Arch:
     def from_config(cls, config: Mapping[str, Any]) -> Arch:
         """From a transformers `config.json`. Raises HarnessError for an architecture without a proven count."""
         family = str(config.get("model_type"))
+        matrices: tuple[Matrix, ...]
         if family in GATED:
             h, layers, ffn = config["hidden_size"], config["num_hidden_layers"], config["intermediate_size"]
             q = config["num_attention_heads"]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Literal, TypeVar
 
@@ -20,23 +19,23 @@ from harness.api import (
     History,
     Keep,
     Length,
-    Look,
     Metric,
     Mixture,
     OptimizerState,
     Score,
-    Split,
     TaskInfo,
-    check_weights,
 )
+from harness.codec import history_from_json, history_to_json, one_of, plain
 from harness.core import Core
 from harness.data import Row
 from harness.durable import fault
-from harness.errors import BudgetExhausted, NonDeterministicStrategy, unknown
-from harness.loop import Clock, Spec, run_stage
+from harness.errors import BudgetExhausted, NonDeterministicStrategy
+from harness.fork import Fork
+from harness.loop import Spec, run_stage
+from harness.mixtures import Mixtures
 from harness.paths import digest
-from harness.sampler import Sampler, mixture_digest, stream
-from harness.session import FrozenClock, Session
+from harness.sampler import mixture_digest, stream
+from harness.session import Session
 from harness.trail import BASE
 
 T = TypeVar("T")
@@ -63,16 +62,15 @@ class JournalledBudget:
         return self.total - self.spent
 
 
-class RunLab:
+class RunLab(Mixtures):
     """`harness.api.Lab` over one engine. See the protocol for what the verbs mean."""
 
     def __init__(
         self, core: Core, session: Session, rows: Mapping[str, Mapping[str, list[Row]]], seed: int, fork: int = -1
     ) -> None:
-        self._core, self._session, self._rows, self._seed = core, session, rows, seed
-        self._journal = session.journal
+        super().__init__(core, rows, seed)
+        self._session, self._journal = session, session.journal
         self._rng = stream(seed, "strategy", fork)
-        self._samples: dict[tuple[str, str], int] = {}
         self._logged: dict[str, int] = {}
         self.seconds_inside = 0.0
         self.budget = JournalledBudget(self)
@@ -139,9 +137,9 @@ class RunLab:
         long, grid = Length.parse(length), Length.parse(eval_every) if eval_every else None
         if grid and grid.unit == "rest":
             raise HarnessError("eval_every: expected a step, epoch or budget length, not REST")
-        _one_of("keep", keep, ("last", "none", "best", "peaks"))
-        _one_of("optimizer", optimizer, ("keep", "fresh"))
-        _one_of("metric", metric, (None, "loss", "exact_match"))
+        one_of("keep", keep, ("last", "none", "best", "peaks"))
+        one_of("optimizer", optimizer, ("keep", "fresh"))
+        one_of("metric", metric, (None, "loss", "exact_match"))
         self._known(mixture.weights)
         args = [mixture_digest(mixture), length, eval_every, metric, keep, optimizer]
 
@@ -160,7 +158,7 @@ class RunLab:
                 core.deferred = True
             return history
 
-        return self._verb("train", args, compute, _history_to_json, _history_from_json)
+        return self._verb("train", args, compute, history_to_json, history_from_json)
 
     def validate(
         self,
@@ -172,7 +170,7 @@ class RunLab:
     ) -> dict[str, Score]:
         names = sorted(self._core.info if tasks is None else tasks)
         self._known(names)
-        _one_of("metric", metric, (None, "loss", "exact_match"))
+        one_of("metric", metric, (None, "loss", "exact_match"))
         if n is not None and n < 1:
             raise HarnessError(f"validate: n is {n}, expected at least 1")
 
@@ -198,7 +196,7 @@ class RunLab:
         return self._verb("checkpoint", [], lambda: Checkpoint(self._core.pin()), lambda c: c.weights, Checkpoint)
 
     def rollback(self, to: Checkpoint, *, optimizer: Literal["restore", "fresh"] = "restore") -> None:
-        _one_of("optimizer", optimizer, ("restore", "fresh"))
+        one_of("optimizer", optimizer, ("restore", "fresh"))
 
         def compute() -> None:
             core = self._core
@@ -229,7 +227,7 @@ class RunLab:
         self, phase: ForkPhase, *, start: Literal["base", "now"] | Checkpoint = "base", budget: str | int | None = None
     ) -> Fork:
         """A lab of its own on the same data: see `harness.api.Lab.fork`."""
-        _one_of("phase", phase, FORK_PHASES)
+        one_of("phase", phase, FORK_PHASES)
         weights = start.weights if isinstance(start, Checkpoint) else start
         return Fork(self, phase, weights, self._flops(budget))
 
@@ -256,169 +254,12 @@ class RunLab:
         ids: list[str] = self._verb("draw", key, lambda: core.sampler.draw(mixture, n), lambda r: r, lambda r: r)
         return [self._example(i) for i in ids]
 
-    def _example(self, id_: str) -> Example:
-        task, _, index = id_.rpartition("/")
-        row = self._rows["train"][task][int(index)]
-        return Example(id_, task, "train", row.prompt, row.completion, self._core.by_id[id_].tokens)
-
-    # --- data (free)
-
-    def proportional(self, tasks: Iterable[str] | None = None) -> Mixture:
-        """Weights by number of examples: an epoch is one exact pass over them."""
-        sizes = self._sizes(tasks)
-        total = sum(sizes.values())
-        return Mixture({t: n / total for t, n in sizes.items()}, sizes, by_size=True)
-
-    def uniform(self, tasks: Iterable[str] | None = None) -> Mixture:
-        return self.temperature(tasks, 0.0)
-
-    def temperature(self, tasks: Iterable[str] | None = None, tau: float = 1.0) -> Mixture:
-        """Weights proportional to n ** tau: 1 is proportional, 0 uniform."""
-        if not (math.isfinite(tau) and tau >= 0):
-            raise HarnessError(f"temperature: tau is {tau}, expected a finite number >= 0")
-        return self.mixture({t: float(n) ** tau for t, n in self._sizes(tasks).items()})
-
-    def only(self, task: str) -> Mixture:
-        return self.proportional([task])
-
-    def mixture(self, weights: Mapping[str, float]) -> Mixture:
-        """Any weights, normalised to sum 1; an epoch is as long as the tasks with weight have examples."""
-        checked = check_weights(weights, self._core.info)
-        return Mixture(checked, self._sizes(checked))
-
-    def just(self, examples: Sequence[Example]) -> Mixture:
-        """Exactly these training examples, in this order."""
-        if not examples:
-            raise HarnessError("just(): at least one example is needed")
-        for example in examples:
-            if example.id not in self._core.by_id:
-                raise HarnessError(f"just(): {example.id!r} is not a training example")
-        tasks = [e.task for e in examples]
-        weights = {t: tasks.count(t) / len(tasks) for t in sorted(set(tasks))}
-        return Mixture(weights, {}, sequence=tuple(e.id for e in examples))
-
-    def sample(self, task: str, n: int, split: Split = "train") -> list[Example]:
-        self._known([task])
-        _one_of("split", split, ("train", "validation"))
-        rows = self._rows[split][task]
-        if not 0 < n <= len(rows):
-            raise HarnessError(f"sample: n is {n}, task {task!r} has {len(rows)} {split} examples")
-        count = self._samples[task, split] = self._samples.get((task, split), 0) + 1
-        chosen = stream(self._seed, "sample", task, split, count).permutation(len(rows))[:n]
-        items = (self._core.train if split == "train" else self._core.validation)[task]
-        return [
-            Example(rows[i].id, task, split, rows[i].prompt, rows[i].completion, items[i].tokens)
-            for i in sorted(chosen.tolist())
-        ]
-
     def log(self, name: str, value: object) -> None:
-        plain = _plain(value)
-        size = len(json.dumps(plain))
+        value = plain(value)
+        size = len(json.dumps(value))
         total = self._logged[name] = self._logged.get(name, 0) + size
         if total > LOG_NAME_BYTES or sum(self._logged.values()) > LOG_RUN_BYTES:
             raise HarnessError(f"log {name!r}: more than {LOG_NAME_BYTES:,} bytes a name or {LOG_RUN_BYTES:,} a run")
         self._verb(
-            "log", [name, digest(plain)], lambda: self._core.note("log", name, plain), lambda r: r, lambda r: None
+            "log", [name, digest(value)], lambda: self._core.note("log", name, value), lambda r: r, lambda r: None
         )
-
-    # --- checks
-
-    def _sizes(self, tasks: Iterable[str] | None) -> dict[str, int]:
-        if isinstance(tasks, str):
-            raise HarnessError(f"tasks: expected a list of names, found the string {tasks!r}")
-        names = sorted(self._core.info if tasks is None else set(tasks))
-        self._known(names)
-        if not names:
-            raise HarnessError("a mixture needs at least one task")
-        return {t: self._core.info[t].n_train for t in names}
-
-    def _known(self, names: Iterable[str]) -> None:
-        for name in names:
-            if name not in self._core.info:
-                raise unknown("task", str(name), self._core.info)
-
-
-class Fork:
-    """`with lab.fork(...) as child:`; a fork that has used up its own budget ends here, quietly."""
-
-    def __init__(self, lab: RunLab, phase: str, start: str, flops: int | None) -> None:
-        self._lab, self._phase, self._start, self._flops = lab, phase, start, flops
-
-    def __enter__(self) -> RunLab:
-        lab, session = self._lab, self._lab._session
-        parent = lab._core
-        replayed = session.journal.replaying
-        clock = FrozenClock(parent.clock) if self._flops is None else Clock(parent.clock.schedule, parent.clock.peak_lr)
-        child = Core(
-            parent.engine,
-            parent.data,
-            parent.ledger.open(self._phase, self._flops),
-            parent.store,
-            Sampler(parent.sampler.seed, parent.sampler.sizes),
-            clock,
-            parent.trail,
-            looking=False,
-            base=parent.base,
-            watch=parent.watch,
-        )
-        opened = session.journal.verbs
-
-        def compute() -> None:
-            if self._start not in (BASE, "now", parent.base) and self._start not in parent.store:
-                raise HarnessError(f"fork: checkpoint {self._start} was released; use lab.checkpoint()")
-            session.enter(child, opened, self._start, replayed=False)
-
-        lab._verb("fork", [self._phase, self._start, self._flops], compute, lambda r: r, lambda r: None)
-        if replayed:
-            session.enter(child, opened, self._start, replayed=True)
-        self._child = RunLab(child, session, lab._rows, lab._seed, opened)
-        return self._child
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: object) -> bool:
-        lab, session = self._lab, self._lab._session
-        own = isinstance(error, BudgetExhausted) and error.account is self._child._core.ledger
-        if error is not None and not own:
-            return False
-        lab.seconds_inside += self._child.seconds_inside
-        replayed = session.journal.replaying
-        child = self._child._core
-        lab._verb("join", [], lambda: session.leave(child), lambda r: r, lambda r: None)
-        if replayed:
-            session.drop(child)
-        return own
-
-
-def _one_of(what: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise HarnessError(f"{what} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
-
-
-def _plain(value: object) -> Any:
-    """Arrays and numbers as JSON; a number that is not finite becomes null."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(v) for v in (sorted(value) if isinstance(value, set | frozenset) else value)]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    raise HarnessError(f"log: a {type(value).__name__} is not JSON; give numbers, strings, lists or arrays")
-
-
-def _history_to_json(history: History) -> dict[str, Any]:
-    looks = [[k.step, k.epoch, dict(k.values), k.value, k.kept.weights if k.kept else None] for k in history.looks]
-    return {
-        "looks": looks,
-        "steps": history.steps,
-        "epochs": history.epochs,
-        "train_loss": dict(history.train_loss),
-        "cut": history.cut,
-    }
-
-
-def _history_from_json(raw: Mapping[str, Any]) -> History:
-    looks = tuple(Look(s, e, v, p, Checkpoint(c) if c else None) for s, e, v, p, c in raw["looks"])
-    return History(looks, raw["steps"], raw["epochs"], raw["train_loss"], raw["cut"])

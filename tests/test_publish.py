@@ -387,5 +387,5 @@ def test_labels_keep_their_order_their_distance_and_the_frame(values, gap):
     out = picture.spread(values, gap, 0, 100)
     gap = min(gap, 100 / max(1, len(values) - 1))
     assert all(b - a >= gap - 1e-6 for a, b in zip(out, out[1:], strict=False))
-    assert -1e-6 <= out[0]
+    assert out[0] >= -1e-6
     assert out[-1] <= 100 + 1e-6

@@ -1,0 +1,47 @@
+"""Verbs' arguments and results as plain values: checks, JSON forms, and what may be logged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from harness.api import Checkpoint, HarnessError, History, Look
+
+
+def one_of(what: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise HarnessError(f"{what} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+
+
+def plain(value: object) -> Any:
+    """Arrays and numbers as JSON; a number that is not finite becomes null."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    raise HarnessError(f"log: a {type(value).__name__} is not JSON; give numbers, strings, lists or arrays")
+
+
+def history_to_json(history: History) -> dict[str, Any]:
+    looks = [[k.step, k.epoch, dict(k.values), k.value, k.kept.weights if k.kept else None] for k in history.looks]
+    return {
+        "looks": looks,
+        "steps": history.steps,
+        "epochs": history.epochs,
+        "train_loss": dict(history.train_loss),
+        "cut": history.cut,
+    }
+
+
+def history_from_json(raw: Mapping[str, Any]) -> History:
+    looks = tuple(Look(s, e, v, p, Checkpoint(c) if c else None) for s, e, v, p, c in raw["looks"])
+    return History(looks, raw["steps"], raw["epochs"], raw["train_loss"], raw["cut"])

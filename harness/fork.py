@@ -1,0 +1,65 @@
+"""`with lab.fork(...) as child:` - entering and leaving a lab within a lab, live and on replay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness.core import Core
+from harness.errors import BudgetExhausted, HarnessError
+from harness.loop import Clock
+from harness.sampler import Sampler
+from harness.session import FrozenClock
+from harness.trail import BASE
+
+if TYPE_CHECKING:
+    from harness.lab import RunLab
+
+
+class Fork:
+    """`with lab.fork(...) as child:`; a fork that has used up its own budget ends here, quietly."""
+
+    def __init__(self, lab: RunLab, phase: str, start: str, flops: int | None) -> None:
+        self._lab, self._phase, self._start, self._flops = lab, phase, start, flops
+
+    def __enter__(self) -> RunLab:
+        lab, session = self._lab, self._lab._session
+        parent = lab._core
+        replayed = session.journal.replaying
+        clock = FrozenClock(parent.clock) if self._flops is None else Clock(parent.clock.schedule, parent.clock.peak_lr)
+        child = Core(
+            parent.engine,
+            parent.data,
+            parent.ledger.open(self._phase, self._flops),
+            parent.store,
+            Sampler(parent.sampler.seed, parent.sampler.sizes),
+            clock,
+            parent.trail,
+            looking=False,
+            base=parent.base,
+            watch=parent.watch,
+        )
+        opened = session.journal.verbs
+
+        def compute() -> None:
+            if self._start not in (BASE, "now", parent.base) and self._start not in parent.store:
+                raise HarnessError(f"fork: checkpoint {self._start} was released; use lab.checkpoint()")
+            session.enter(child, opened, self._start, replayed=False)
+
+        lab._verb("fork", [self._phase, self._start, self._flops], compute, lambda r: r, lambda r: None)
+        if replayed:
+            session.enter(child, opened, self._start, replayed=True)
+        self._child = type(lab)(child, session, lab._rows, lab._seed, opened)
+        return self._child
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: object) -> bool:
+        lab, session = self._lab, self._lab._session
+        own = isinstance(error, BudgetExhausted) and error.account is self._child._core.ledger
+        if error is not None and not own:
+            return False
+        lab.seconds_inside += self._child.seconds_inside
+        replayed = session.journal.replaying
+        child = self._child._core
+        lab._verb("join", [], lambda: session.leave(child), lambda r: r, lambda r: None)
+        if replayed:
+            session.drop(child)
+        return own
