@@ -153,6 +153,22 @@ def site(results: Path, runs: Path, out: Path) -> None:
     click.echo(str(build([results, runs], out)))
 
 
+@cli.command()
+@click.argument("name", required=False)
+@option("--suite", default=None, metavar="NAME", help="a suite instead of a strategy")
+def new(name: str | None, suite: str | None) -> None:
+    """Make a strategy with its test, or a suite of one's own, in this folder."""
+    from harness.scaffold import new_strategy, new_suite
+
+    if (name is None) == (suite is None):
+        raise HarnessError("new: give a strategy's NAME, or --suite NAME")
+    made = new_suite(suite, Path()) if suite else new_strategy(str(name), Path())
+    for path in made:
+        click.echo(str(path))
+    how = f"--suite {made[0]}" if suite else f"--strategy {made[0]}"
+    click.echo(f"harness: edit them, then: harness run {how}", err=True)
+
+
 def main() -> NoReturn:
     """Entry point: one line on stderr and exit 2 for a wrong request, 1 for a failed run."""
     debug = os.environ.get("HARNESS_DEBUG") == "1"

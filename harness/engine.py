@@ -134,8 +134,7 @@ class Engine:
         """Micro-batches on the device; each item lies whole in one of them."""
         pad = self.tokenizer.pad_token_id
         for pack in packs(items, MICRO_TOKENS[self.device.type], self.tokenizer.eos_token_id if pad is None else pad):
-            tensors = (pack.ids, pack.positions, pack.mask, pack.gather, pack.targets, pack.owner)
-            yield Pack(pack.items, *(t.to(self.device) for t in tensors))
+            yield pack.to(self.device)
 
     def step(
         self,
@@ -189,8 +188,9 @@ class Engine:
             if weights is not None:
                 losses = losses * weights.to(losses)[tokens.example]
             self.accelerator.backward(losses.sum() / total)
-            hardware += self.arch.padded_gradient(self.arch.trained, *pack.ids.shape, len(pack.targets))
-            hardware += self.arch.recomputed(*pack.ids.shape) if self.checkpointing else 0
+            rows, width = pack.ids.shape
+            hardware += self.arch.padded_gradient(self.arch.trained, rows, width, len(pack.targets))
+            hardware += self.arch.recomputed(rows, width) if self.checkpointing else 0
         return nll, hardware
 
     @torch.no_grad()

@@ -24,6 +24,7 @@ PLACES = {
     "post_attention_layernorm": 1.5,
     "ln_2": 1.5,
 }
+_BLOCK = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.(.+)$")
 INSIDE = 0.1  # a bias or an adapter's second matrix: above its matrix, whose input gradient it does not need
 ATTENTION = 0.9  # below this place, the attention between q, k, v and o is differentiated
 
@@ -143,9 +144,14 @@ class Arch:
         attended = len(above) + int(0 <= block < self.layers and place < ATTENTION)
         return Backward(weights, inputs, attended, 1 + int(head))
 
+    def block_of(self, name: str) -> int | None:
+        """The block that a parameter of this name lies in."""
+        match = _BLOCK.search(name)
+        return int(match[1]) if match else None
+
     def _place(self, name: str) -> tuple[int, float, int, int]:
         """(block, place in it, elements, elements of what its gradient passes within the place) of a parameter."""
-        match = re.search(r"(?:^|\.)(?:layers|h)\.(\d+)\.(.+)$", name)
+        match = _BLOCK.search(name)
         if not match:
             above = name.split(".")[-2] in ("norm", "ln_f")
             return (self.layers if above else -1), 0.0, 0, 0

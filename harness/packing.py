@@ -26,6 +26,11 @@ class Pack:
     targets: torch.Tensor
     owner: torch.Tensor
 
+    def to(self, device: torch.device) -> Pack:
+        """The same micro-batch on another device."""
+        tensors = (self.ids, self.positions, self.mask, self.gather, self.targets, self.owner)
+        return Pack(self.items, *(t.to(device) for t in tensors))
+
 
 def plan_rows(lengths: Sequence[int], width: int = ROW) -> list[list[int]]:
     """Rows of item indices whose lengths sum to at most max(width, longest), as evenly filled as first-fit finds.

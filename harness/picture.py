@@ -62,11 +62,14 @@ def frame(points: Sequence[Point], base: float | None) -> Frame:
 
 
 def place(points: Sequence[Point], f: Frame) -> list[dict[str, Any]]:
-    """Marks of all points: x moved aside within a budget, interval ends cut to the frame."""
+    """Marks of all points: x moved aside within a budget, interval ends cut to the frame.
+
+    Aside goes by name: by score, the better would look cheaper.
+    """
     marks = []
     for multiple in sorted({p.multiple for p in points}):
-        peers = sorted((p for p in points if p.multiple == multiple), key=lambda p: (-p.score, p.label))
-        step = min(0.022, 0.14 / len(peers)) * (f.right - f.left)
+        peers = sorted((p for p in points if p.multiple == multiple), key=lambda p: p.label)
+        step = min(0.018, 0.12 / len(peers)) * (f.right - f.left)
         for k, p in enumerate(peers):
             x = math.exp(math.log(p.spent) + (k - (len(peers) - 1) / 2) * step)
             ends = [p.score if e is None else min(max(100 * e, f.bottom), f.top) / 100 for e in (p.low, p.high)]

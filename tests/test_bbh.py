@@ -182,7 +182,6 @@ def test_stock_tasks_pass_the_right_answer_under_both_filters(small, mirror, tmp
     import lm_eval
     from lm_eval.api.model import LM
     from lm_eval.tasks import TaskManager
-    from transformers import AutoTokenizer
 
     rows = load_rows(small, "test", mirror)
     names = write_tasks(small, rows, tmp_path)
@@ -200,7 +199,10 @@ def test_stock_tasks_pass_the_right_answer_under_both_filters(small, mirror, tmp
     found = lm_eval.simple_evaluate(
         model=Oracle(), tasks=sorted(names), task_manager=manager, log_samples=True, bootstrap_iters=0
     )
-    tokenizer = AutoTokenizer.from_pretrained(asset("suites") / "pocket" / "model")
+
+    def tokenizer(text, add_special_tokens=True):
+        return {"input_ids": text.split()}
+
     arch = Arch.from_config(json.loads((asset("suites") / "pocket" / "model" / "config.json").read_text()))
     for name, task in names.items():
         items, flops, tokens = task_items(small, task, rows[task], found["samples"][name], tokenizer, arch)

@@ -3,14 +3,10 @@ import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
-from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
 
-from harness import picture
 from harness.cli import cli
 from harness.publish import build, command, load, section
 from harness.record import read
@@ -112,7 +108,7 @@ def test_one_seed_has_no_interval_but_a_labelled_item_error(tmp_path):
     found = page(tmp_path, make_record("proportional", 0, {"a": 0.5}, n=101), make_record("dft", 0, {"a": 0.6}))
     # sqrt(0.25 / 100) = 0.05
     assert found.row("proportional")[3] == "50.0one seed; standard errorover items 5.0"
-    assert found.row("dft")[4] == "+10.0one shared seed"
+    assert found.row("dft")[4] == "+10.0 one shared seed"
 
 
 @pytest.mark.parametrize(("suite", "needed"), [("pocket", 10), ("bbh", 5)])
@@ -261,7 +257,7 @@ def test_hostile_names_are_text_everywhere(tmp_path):
         assert not [a for _, attrs in p.tags for a in attrs if a.startswith("on")]
         assert HOSTILE in p.text
     assert HOSTILE in "".join(found.words[found.words.index("1x") :])  # the picture's label, as text
-    assert "49" not in found.text.split("workload")[0]
+    assert "{{7*7}}${7*7}" in found.text
 
 
 def test_pages_are_plain_files_with_relative_links_that_lead_somewhere(tmp_path):
@@ -347,45 +343,3 @@ def test_fixture_survives_writing_and_reading(tmp_path):
     made = make_record("msft", 2, multiple=0.5)
     assert read(write_run(made, tmp_path)) == made
     assert made.total_model_flops == made.identity.budget.flops == ONE_BUDGET // 2
-
-
-def point(strategy, score, multiple=1.0, low=None, high=None):
-    return picture.Point(strategy, strategy, multiple, multiple, score, low, high)
-
-
-def test_picture_has_a_mark_a_bar_and_a_label_for_each_point():
-    svg = picture.draw(
-        [point("proportional", 0.5, low=0.48, high=0.52), point("msft", 0.6), point("msft", 0.7, 2.0)], 0.49
-    )
-    texts = [e.text for e in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
-    assert texts.count("msft") == texts.count("proportional") == 1
-    assert {"1x", "2x", "base model 49.0 %"} <= set(texts)
-    assert svg.count('aria-roledescription="point"') == 3
-    assert "var(--series-1)" in svg
-    assert "currentColor" in svg
-
-
-def test_far_base_models_do_not_flatten_the_picture():
-    near, far = (
-        picture.frame([point("a", 0.5), point("b", 0.6)], 0.45),
-        picture.frame([point("a", 0.5), point("b", 0.6)], 0.0),
-    )
-    assert near.bottom < 45
-    assert far.bottom > 40
-    assert "base model 0.0 %, below this axis" in picture.draw([point("a", 0.5), point("b", 0.6)], 0.0)
-
-
-def test_wide_intervals_are_cut_at_the_frame():
-    points = [point("a", 0.5, low=-0.8, high=1.8)]
-    f = picture.frame(points, None)
-    (mark,) = picture.place(points, f)
-    assert f.bottom <= mark["low"] < mark["high"] <= f.top
-
-
-@given(st.lists(st.floats(0, 100), min_size=1, max_size=30).map(sorted), st.floats(0.1, 10))
-def test_labels_keep_their_order_their_distance_and_the_frame(values, gap):
-    out = picture.spread(values, gap, 0, 100)
-    gap = min(gap, 100 / max(1, len(values) - 1))
-    assert all(b - a >= gap - 1e-6 for a, b in zip(out, out[1:], strict=False))
-    assert out[0] >= -1e-6
-    assert out[-1] <= 100 + 1e-6

@@ -1,0 +1,135 @@
+"""Per-example gradients against autograd over one document at a time."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import harness.gradients as gradients
+from harness.engine import Engine
+from harness.errors import RunFailed
+from harness.flops import Arch
+from harness.gradients import Gradients
+from harness.lora import LoraSpec
+from harness.suite import Optimizer
+from tests.conftest import make_model
+from tests.test_engine import items_
+
+ITEMS = [dataclasses.replace(item, task="abb"[k % 3]) for k, item in enumerate(items_(7, 6))]
+CASES = [("qwen2", None), ("gpt2", None), ("llama", LoraSpec(4, 8.0))]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=["qwen2", "gpt2", "llama-lora"])
+def engine(request, tmp_path_factory):
+    family, lora = request.param
+    folder = make_model(tmp_path_factory.mktemp("m") / family, family)
+    arch = Arch.from_config(json.loads((folder / "config.json").read_text()))
+    engine = Engine(folder, arch, Optimizer(), 0, lora=lora)
+    engine.step(ITEMS, 1e-2)  # an adapter's second matrix starts at 0
+    return engine
+
+
+def alone(engine, item, wanted):
+    """Gradient of the mean token NLL by the trained parameters whose name passes `wanted`, flat."""
+    ids = torch.tensor([item.ids])
+    logits = engine.lm(input_ids=ids[:, :-1]).logits[0, -item.supervised :]
+    torch.nn.functional.cross_entropy(logits, ids[0, -item.supervised :]).backward()
+    named = [(n, p) for n, p in engine.lm.named_parameters() if p.requires_grad]
+    flat = torch.cat([p.grad.flatten() for n, p in named if wanted(n, p)]).numpy()
+    engine.optimizer.zero_grad()
+    return flat
+
+
+def matrices_of(*blocks):
+    return lambda n, p: any(f".{b}." in n for b in blocks) and p.ndim > 1
+
+
+def expected(engine, wanted):
+    return np.stack([alone(engine, item, wanted) for item in ITEMS])
+
+
+def close(a, b):
+    return np.linalg.norm(a - b) < 1e-4 * np.linalg.norm(b)
+
+
+def test_rows_are_autograds(engine):
+    block = next(n for n, _ in engine.lm.named_parameters() if ".1." in n).split(".1.")[0] + ".1."
+    for modules, wanted in [
+        ("last:1", matrices_of(1)),
+        ("last:3", matrices_of(0, 1)),
+        ("all", lambda n, p: True),
+        ([block], lambda n, p: n.startswith(block)),
+    ]:
+        found = Gradients(engine, ITEMS, modules).rows()
+        assert found.dtype == np.float32
+        assert close(found, expected(engine, wanted))
+
+
+def test_normalised_rows_gram_and_means(engine):
+    rows = expected(engine, matrices_of(0, 1))
+    plain, unit = Gradients(engine, ITEMS), Gradients(engine, ITEMS, normalize=True)
+    other = Gradients(engine, ITEMS[:2])
+    normed = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    assert close(unit.rows(), normed)
+    assert close(plain.gram(), rows @ rows.T)
+    assert close(unit.gram(), normed @ normed.T)
+    assert close(plain.gram(other), rows @ rows[:2].T)
+    means = unit.mean(by="task")
+    assert list(means) == ["a", "b"]
+    assert close(means["a"], normed[::3].mean(0))
+
+
+def test_projection_keeps_inner_products_and_is_seeded(engine, monkeypatch):
+    handle = Gradients(engine, ITEMS, normalize=True)
+    exact, wide = handle.gram(), handle.rows(4096, seed=1)
+    assert np.abs(wide @ wide.T - exact).max() < 5 / 4096**0.5
+    assert np.array_equal(handle.rows(64, seed=1), handle.rows(64, seed=1))
+    assert not np.array_equal(handle.rows(64, seed=1), handle.rows(64, seed=2))
+    before = handle.rows(64)
+    monkeypatch.setattr(gradients, "GROUP_BYTES", 1)  # one row at a time
+    assert close(handle.rows(64), before)
+    assert close(handle.gram(), exact)
+
+
+def test_rows_too_many_for_memory_go_to_a_file(engine, monkeypatch):
+    rows = Gradients(engine, ITEMS).rows()
+    monkeypatch.setattr(gradients, "MEMORY_BYTES", 0)
+    assert np.array_equal(Gradients(engine, ITEMS).rows(), rows)
+
+
+def test_nothing_of_the_engine_changes_and_rows_are_computed_once(engine):
+    weights, moments = engine.weights(), engine.moments()
+    flags = [p.requires_grad for p in engine.lm.parameters()]
+    handle = Gradients(engine, ITEMS)
+    assert handle.hardware == 0
+    handle.rows()
+    once = handle.hardware
+    handle.gram()
+    handle.mean()
+    assert handle.hardware == once > handle.cost().model
+    handle.rows(8)
+    assert handle.hardware == once + handle.projection_cost(8).model
+    assert handle.cost(8).model == handle.cost().model + 2 * handle.size * 8 * len(ITEMS)
+    assert all(p.grad is None for p in engine.lm.parameters())
+    assert flags == [p.requires_grad for p in engine.lm.parameters()]
+    assert all(torch.equal(w, weights[n]) for n, w in engine.weights().items())
+    assert all(torch.equal(m, moments[n]) for n, m in engine.moments().items())
+
+
+def test_all_costs_a_training_step_and_fewer_blocks_cost_less(engine):
+    cost = [Gradients(engine, ITEMS, m).cost().model for m in ("last:1", "last:2", "all")]
+    assert cost[2] == engine.training_cost(ITEMS).model
+    assert cost[0] < cost[1] <= cost[2]
+
+
+def test_what_cannot_be_differentiated_is_refused(engine):
+    cases = [("first:3", "'last:n'"), ("last:0", "'last:n'"), ("", "'last:n'"), (["nope"], "begins with 'nope'")]
+    for modules, message in [*cases, ([], "empty list")]:
+        with pytest.raises(RunFailed, match=message):
+            Gradients(engine, ITEMS, modules)
+    with pytest.raises(RunFailed, match="same modules"):
+        Gradients(engine, ITEMS).gram(Gradients(engine, ITEMS, "last:1"))
+    with pytest.raises(RunFailed, match="project=-1"):
+        Gradients(engine, ITEMS).rows(-1)
