@@ -6,10 +6,10 @@ A strategy is a frozen dataclass with `run(lab)`; it holds the plot, the lab hol
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,7 @@ __all__ = [
     "BudgetExhausted",
     "Checkpoint",
     "Example",
+    "ExampleWeights",
     "ForkPhase",
     "HarnessError",
     "History",
@@ -30,6 +31,7 @@ __all__ = [
     "Look",
     "Metric",
     "Mixture",
+    "Objective",
     "OptimizerState",
     "Score",
     "Strategy",
@@ -44,6 +46,8 @@ Metric = Literal["loss", "exact_match"]
 Keep = Literal["last", "none", "best", "peaks"]
 OptimizerState = Literal["keep", "fresh"]
 Split = Literal["train", "validation"]
+Objective = Callable[[Any], Any]  # Tokens -> (S,) tensor
+ExampleWeights = Callable[[Any], Any]  # Batch -> (n,) array
 ForkPhase = Literal["proxy", "probe", "gradients", "generate"]
 
 
@@ -253,12 +257,20 @@ class Lab(Protocol):
         eval_every: str | None = None,
         keep: Keep = "last",
         optimizer: OptimizerState = "keep",
+        objective: Objective | None = None,
+        example_weights: ExampleWeights | None = None,
     ) -> History:
         """Train on whole effective batches of `mixture`; what does not fit under the cap is cut (`history.cut`).
 
         With `eval_every`, all tasks are validated (billed) at step 0, on that grid and at the end. `keep` says which
         looks hold a checkpoint: the last, none, the best pooled, or `peaks` = best of each task of the mixture and best
         pooled. They stay available until the next `train` of this lab, unless answered; `checkpoint()` is for longer.
+
+        The loss of a step is the sum over tokens of w_example * objective / supervised tokens of the effective batch.
+        `objective(tokens)` gives a loss per supervised token, pointwise (default: `tokens.nll`); it may use `tokens.nll`,
+        `.logp` (both differentiable), `.p` (detached), `.entropy(top_k)`, `.logits`, `.example`, `.task`, `.lr`, `.progress`.
+        `example_weights(batch)` gives a weight >= 0 per example from the whole effective batch: `batch.nll` (mean per
+        token), `.tokens`, `.ids`, `.tasks`. Both are pure and are not run again on replay.
         """
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,3 +45,12 @@ def history_to_json(history: History) -> dict[str, Any]:
 def history_from_json(raw: Mapping[str, Any]) -> History:
     looks = tuple(Look(s, e, v, p, Checkpoint(c) if c else None) for s, e, v, p, c in raw["looks"])
     return History(looks, raw["steps"], raw["epochs"], raw["train_loss"], raw["cut"])
+
+
+def qualified(function: Callable[..., Any] | None) -> str | None:
+    """A callback's module and qualified name; the run's identity holds the digest of its source."""
+    if function is None:
+        return None
+    if not callable(function):
+        raise HarnessError(f"a callback is {function!r}; expected a function")
+    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__qualname__)}"

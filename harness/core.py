@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from harness.api import Look, Metric, Mixture, Score, TaskInfo
+from harness.api import ExampleWeights, Look, Metric, Mixture, Objective, Score, TaskInfo
 from harness.checkpoint import Store, Tensors
 from harness.data import Item
 from harness.ledger import Account, Cost
 from harness.looks import Looks, pooled
-from harness.loop import Clock, Stage
+from harness.loop import Clock, Spec, Stage
 from harness.sampler import Sampler
 from harness.suite import Suite
 from harness.trail import BASE, Trail
@@ -24,7 +24,15 @@ from harness.trail import BASE, Trail
 class Engine(Protocol):
     """What the core needs of an engine; tests may script one without torch."""
 
-    def step(self, items: list[Item], lr: float) -> Any: ...
+    def step(
+        self,
+        items: list[Item],
+        lr: float,
+        objective: Objective | None = None,
+        example_weights: ExampleWeights | None = None,
+        *,
+        progress: float = 0.0,
+    ) -> Any: ...
     def evaluate(self, items: list[Item]) -> tuple[list[Any], int]: ...
     def training_cost(self, items: list[Item], hardware: int = 0) -> Cost: ...
     def forward_cost(self, items: list[Item], hardware: int = 0) -> Cost: ...
@@ -95,8 +103,8 @@ class Core:
     def step_cost(self, items: list[Item]) -> Cost:
         return self.engine.training_cost(items)
 
-    def take_step(self, items: list[Item], lr: float) -> tuple[tuple[float, ...], Cost]:
-        step = self.engine.step(items, lr)
+    def take_step(self, items: list[Item], lr: float, spec: Spec) -> tuple[tuple[float, ...], Cost]:
+        step = self.engine.step(items, lr, spec.objective, spec.example_weights, progress=self.clock.progress)
         return step.nll, step.cost
 
     def stepped(self, step: int, tokens: int, loss: float) -> None:

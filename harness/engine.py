@@ -103,10 +103,11 @@ class Engine:
         for module in lm.modules():  # dropout of the GPT-2 family: the suite regularises, not the checkpoint's config
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        if lora:
-            inject(lm, lora, seed)
         if checkpointing:
             lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            lm.disable_input_require_grads()  # frozen embeddings need no gradient when nothing is re-entered
+        if lora:
+            inject(lm, lora, seed)
         self.model = self.accelerator.prepare(SupervisedLM(lm).train())
         self._start: Tensors | None = self.weights() if lora else None
         self.fresh_optimizer()

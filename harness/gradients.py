@@ -126,7 +126,6 @@ class Gradients:
                 if self.normalize:
                     row = row / row.norm().clamp_min(torch.finfo(torch.float32).tiny)
                 self.hardware += engine.arch.padded_gradient(self._part, 1, item.tokens, item.supervised)
-                self.hardware += engine.arch.recomputed(1, item.tokens) if engine.checkpointing else 0
                 yield row.cpu().numpy()
 
 
@@ -156,8 +155,12 @@ def select(engine: Engine, modules: str | Sequence[str]) -> dict[str, nn.Paramet
 
 @contextmanager
 def _only(lm: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Within it, only these parameters need a gradient, so that the backward pass ends at the lowest of them."""
-    before = [(p, p.requires_grad) for p in lm.parameters()]
+    """Within it, only these parameters need a gradient, so that the backward pass ends at the lowest of them.
+
+    Nothing is recomputed: one document's activations fit, and checkpointing is off outside training mode.
+    """
+    before, training = [(p, p.requires_grad) for p in lm.parameters()], lm.training
+    lm.eval()
     try:
         for p, _ in before:
             p.requires_grad_(False)
@@ -167,6 +170,7 @@ def _only(lm: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     finally:
         for p, flag in before:
             p.requires_grad_(flag)
+        lm.train(training)
 
 
 def _project(rows: Array, dimensions: int, seed: int) -> Array:

@@ -14,6 +14,7 @@ from harness.api import (
     REST,
     Checkpoint,
     Example,
+    ExampleWeights,
     ForkPhase,
     HarnessError,
     History,
@@ -21,11 +22,12 @@ from harness.api import (
     Length,
     Metric,
     Mixture,
+    Objective,
     OptimizerState,
     Score,
     TaskInfo,
 )
-from harness.codec import history_from_json, history_to_json, one_of, plain
+from harness.codec import history_from_json, history_to_json, one_of, plain, qualified
 from harness.core import Core
 from harness.data import Row
 from harness.durable import fault
@@ -133,6 +135,8 @@ class RunLab(Mixtures):
         eval_every: str | None = None,
         keep: Keep = "last",
         optimizer: OptimizerState = "keep",
+        objective: Objective | None = None,
+        example_weights: ExampleWeights | None = None,
     ) -> History:
         long, grid = Length.parse(length), Length.parse(eval_every) if eval_every else None
         if grid and grid.unit == "rest":
@@ -141,7 +145,16 @@ class RunLab(Mixtures):
         one_of("optimizer", optimizer, ("keep", "fresh"))
         one_of("metric", metric, (None, "loss", "exact_match"))
         self._known(mixture.weights)
-        args = [mixture_digest(mixture), length, eval_every, metric, keep, optimizer]
+        args = [
+            mixture_digest(mixture),
+            length,
+            eval_every,
+            metric,
+            keep,
+            optimizer,
+            qualified(objective),
+            qualified(example_weights),
+        ]
 
         def compute() -> History:
             core = self._core
@@ -152,7 +165,8 @@ class RunLab(Mixtures):
                 core.ledger.require(0)
                 core.new_stage(mixture, fresh)
             start, batch = core.trail.starts[core.verb], core.suite.train.effective_batch
-            history = run_stage(core, Spec(core.verb, start, mixture, long, grid, keep, batch, fresh), resumed)
+            spec = Spec(core.verb, start, mixture, long, grid, keep, batch, fresh, objective, example_weights)
+            history = run_stage(core, spec, resumed)
             if history.last.kept and keep == "last":
                 core.loose.add(core.standing)
                 core.deferred = True

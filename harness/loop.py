@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from harness.api import Checkpoint, History, Keep, Length, Look, Mixture
+from harness.api import Checkpoint, ExampleWeights, History, Keep, Length, Look, Mixture, Objective
 from harness.data import Item
 from harness.errors import RunFailed
 from harness.ledger import Account, Cost
@@ -51,7 +51,7 @@ class Trainer(Protocol):
 
     def items(self, ids: list[str]) -> list[Item]: ...
     def step_cost(self, items: list[Item]) -> Cost: ...
-    def take_step(self, items: list[Item], lr: float) -> tuple[tuple[float, ...], Cost]: ...
+    def take_step(self, items: list[Item], lr: float, spec: Spec) -> tuple[tuple[float, ...], Cost]: ...
     def look_cost(self) -> int: ...
     def look(self, step: int, epoch: float) -> Look: ...
     def save(self, weights: str, restart: bool) -> None: ...
@@ -72,6 +72,8 @@ class Spec:
     keep: Keep
     batch: int
     fresh: bool
+    objective: Objective | None = None
+    example_weights: ExampleWeights | None = None
 
 
 @dataclass
@@ -163,7 +165,7 @@ def _step(lab: Trainer, stage: Stage, items: list[Item], cost: Cost) -> None:
     lr = lab.clock.advance(cost.model, lab.ledger.remaining)
     started = time.perf_counter()
     try:
-        nll, booked = lab.take_step(items, lr)
+        nll, booked = lab.take_step(items, lr, stage.spec)
     except RunFailed as error:
         raise RunFailed(f"{error} at step {stage.step + 1} of verb {stage.spec.verb} (lr {lr:.2g})") from None
     stage.step += 1

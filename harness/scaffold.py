@@ -111,7 +111,10 @@ def new_strategy(name: str, folder: Path) -> list[Path]:
     cls = "".join(w.capitalize() for w in words)
     path, test = folder / f"{name}.py", folder / f"test_{name}.py"
     return _write(
-        {path: STRATEGY.replace("NAME", name).replace("CLASS", cls), test: TEST.replace("NAME", name).replace("PATH", str(path))}
+        {
+            path: STRATEGY.replace("NAME", name).replace("CLASS", cls),
+            test: TEST.replace("NAME", name).replace("PATH", str(path)),
+        }
     )
 
 

@@ -18,6 +18,7 @@ from harness.api import (
     BudgetExhausted,
     Checkpoint,
     Example,
+    ExampleWeights,
     ForkPhase,
     History,
     Keep,
@@ -26,6 +27,7 @@ from harness.api import (
     Look,
     Metric,
     Mixture,
+    Objective,
     OptimizerState,
     Score,
     Split,
@@ -72,6 +74,8 @@ class ScriptedLab:
         eval_every: str | None = None,
         keep: Keep = "last",
         optimizer: OptimizerState = "keep",
+        objective: Objective | None = None,
+        example_weights: ExampleWeights | None = None,
     ) -> History:
         Length.parse(length)
         if self.budget.spent == len(self.script):

@@ -231,3 +231,18 @@ def test_help_needs_no_torch():
     )
     assert done.returncode == 0
     assert "Usage" in done.stdout
+
+
+def test_no_free_disk_is_said_before_anything_is_written(toy, tiny, tmp_path, monkeypatch):
+    import shutil
+    from collections import namedtuple
+
+    from harness.errors import HarnessError
+    from harness.request import Request, prepare
+    from harness.run import execute
+
+    plan = prepare(Request(suite=str(toy), model=str(tiny), runs=tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "total used free")(1, 1, 1000))
+    with pytest.raises(HarnessError, match="no free disk for a run"):
+        execute(plan)
+    assert not plan.folder.exists()

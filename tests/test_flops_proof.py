@@ -6,7 +6,6 @@ Two steps. The `hardware` column equals what the counter sees (eager attention, 
 
 import dataclasses
 import json
-import shutil
 
 import pytest
 import torch
@@ -43,7 +42,9 @@ def folder(request, tmp_path_factory):
     path, family = tmp_path_factory.mktemp("m") / request.param, request.param
     make_model(path, "gpt2" if family == "gpt2" else "qwen2")
     config = json.loads((path / "config.json").read_text())
-    config |= {"n_layer": 3} if family == "gpt2" else {"num_hidden_layers": 3, "model_type": family, "layer_types": None}
+    config |= (
+        {"n_layer": 3} if family == "gpt2" else {"num_hidden_layers": 3, "model_type": family, "layer_types": None}
+    )
     config |= {"head_dim": 12} if family == "qwen3" else {}
     kind = tf.AutoConfig.for_model(family)
     model = tf.AutoModelForCausalLM.from_config(type(kind)(**{k: v for k, v in config.items() if v is not None}))
@@ -51,31 +52,46 @@ def folder(request, tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def engines(folder):
+    """Engines by mode, each made once, with attention that the counter can see."""
+    made = {}
+
+    def get(mode):
+        if mode not in made:
+            arch = Arch.from_config(json.loads((folder / "config.json").read_text()))
+            engine = made[mode] = Engine(folder, arch, Optimizer(), 0, *MODES[mode])
+            engine.lm.set_attn_implementation("sdpa")
+            expected = engine.step(MANY, 0.0).nll
+            engine.lm.set_attn_implementation("eager")
+            assert engine.step(MANY, 0.0).nll == pytest.approx(expected, rel=1e-4)
+        return made[mode]
+
+    return get
+
+
 @pytest.fixture(params=MODES)
-def engine(request, folder, monkeypatch):
-    return eager(folder, monkeypatch, *MODES[request.param])
+def engine(request, engines):
+    return engines(request.param)
 
 
 @pytest.fixture
-def plain(folder, monkeypatch):
-    return eager(folder, monkeypatch, None, False)
+def plain(engines):
+    return engines("full")
 
 
-def eager(folder, monkeypatch, lora, checkpointing):
-    """An engine whose attention the counter can see; eager attention wants an additive mask."""
-    arch = Arch.from_config(json.loads((folder / "config.json").read_text()))
-    engine = Engine(folder, arch, Optimizer(), 0, lora=lora, checkpointing=checkpointing)
-    whole = engine.step(MANY, 0.0)
-    engine.lm.set_attn_implementation("eager")
+@pytest.fixture(scope="module", autouse=True)
+def additive():
+    """Eager attention wants an additive mask; packing makes a boolean one."""
     original = packing._pack
 
-    def additive(*args):
-        pack = original(*args)
-        return dataclasses.replace(pack, mask=torch.zeros(pack.mask.shape).masked_fill(~pack.mask, -1e9))
+    def pack(*args):
+        made = original(*args)
+        return dataclasses.replace(made, mask=torch.zeros(made.mask.shape).masked_fill(~made.mask, -1e9))
 
-    monkeypatch.setattr(packing, "_pack", additive)
-    assert engine.step(MANY, 0.0).nll == pytest.approx(whole.nll, rel=1e-4)
-    return engine
+    packing._pack = pack
+    yield
+    packing._pack = original
 
 
 def counted(function):
@@ -92,7 +108,9 @@ def agree(seen, analytic):
 def upper(engine, tokens):
     """One forward pass' attention above the diagonal: 4 L q d for each of T(T-1)/2 pairs that causality forbids."""
     config = engine.lm.config
-    width = config.num_attention_heads * (getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    width = config.num_attention_heads * (
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
     return 4 * config.num_hidden_layers * width * tokens * (tokens - 1) // 2
 
 
@@ -129,9 +147,9 @@ def test_a_training_step_is_the_formula_of_the_docs(engine):
     assert engine.arch.train_step(t, s) == expected
 
 
-def test_recomputation_is_a_forward_pass_of_the_blocks_but_for_their_last_products(folder, monkeypatch):
-    for lora in (None, LORA):
-        without, with_ = (eager(folder, monkeypatch, lora, c) for c in (False, True))
+def test_recomputation_is_a_forward_pass_of_the_blocks_but_for_their_last_products(engines):
+    for mode in ("full", "lora"):
+        without, with_ = engines(mode), engines(f"{mode}+checkpointing")
         extra = counted(lambda e=with_: e.step(ONE, 0.0))[0] - counted(lambda e=without: e.step(ONE, 0.0))[0]
         agree(extra, with_.arch.recomputed(1, ONE[0].tokens))
 
@@ -166,16 +184,19 @@ def test_gradients_of_single_examples(engine, modules):
     agree(seen, handle.hardware)
     blocks = min(int(modules[5:] or 3), 3) if modules != "all" else 3
     square = sum(upper(engine, i.tokens) * (3 + 2 * blocks) // 3 for i in MANY)
-    again = sum(engine.arch.recomputed(1, i.tokens) for i in MANY) if engine.checkpointing else 0
-    if not engine.checkpointing:
-        assert handle.hardware - handle.cost().model == square + again
-        agree(seen - square, handle.cost().model)
+    assert handle.hardware - handle.cost().model == square
+    agree(seen - square, handle.cost().model)
 
 
 def test_gradients_of_named_parameters(plain):
     prefix = {"gpt2": "transformer.h.1."}.get(plain.arch.family, "model.layers.1.")
     names = [n for n, _ in plain.lm.named_parameters() if n.startswith(prefix)]
-    for asked in [[prefix], [n for n in names if "mlp" in n], [n for n in names if "norm" in n or "ln_" in n], *[[n] for n in names]]:
+    for asked in [
+        [prefix],
+        [n for n in names if "mlp" in n],
+        [n for n in names if "norm" in n or "ln_" in n],
+        *[[n] for n in names],
+    ]:
         partial = any(x in asked[0] for x in ("q_proj", "k_proj", "v_proj")) and len(asked) == 1
         seen, handle = counted(lambda asked=asked: (h := Gradients(plain, ONE, asked), h.rows())[0])
         if partial:  # of q, k or v alone, less than the whole attention is differentiated: the count is a bound
@@ -199,7 +220,9 @@ def test_generation(engine):
     assert cost.model == engine.arch.generate(17, new)
     assert cost.hardware - cost.model == upper(engine, 17)
     agree(seen - upper(engine, 17), cost.model)
-    seen, (_, cost) = counted(lambda: generate(engine, [prompt, prompt[:9], prompt], new, 1.0, n=2, eos=list(range(99))))
+    seen, (_, cost) = counted(
+        lambda: generate(engine, [prompt, prompt[:9], prompt], new, 1.0, n=2, eos=list(range(99)))
+    )
     agree(seen, cost.hardware)
 
 
@@ -215,9 +238,3 @@ def test_documents_of_one_token_prompt_are_counted_too(plain):
     seen, step = counted(lambda: plain.step([item], 0.0))
     agree(seen, step.cost.hardware)
     assert step.cost.hardware == step.cost.model
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tidy(tmp_path_factory):
-    yield
-    shutil.rmtree(tmp_path_factory.getbasetemp() / "m0", ignore_errors=True)

@@ -271,3 +271,25 @@ def test_a_fork_cannot_answer(lab_):
     lab, _, _, _ = lab_()
     with lab.fork("proxy") as child, pytest.raises(HarnessError, match="after the fork"):
         child.answer()
+
+
+def test_objectives_and_weights_reach_the_step_and_ones_change_nothing(lab_):
+    plain, _, a, _ = lab_(1)
+    ones, _, b, _ = lab_(2)
+    dft, core, c, _ = lab_(3)
+    seen = []
+    plain.train(plain.proportional(), "4 step", keep="none")
+    ones.train(
+        ones.proportional(),
+        "4 step",
+        keep="none",
+        objective=lambda t: t.nll,
+        example_weights=lambda batch: [1.0] * len(batch),
+    )
+    assert all(torch.allclose(x, y, atol=1e-6) for x, y in zip(a.weights().values(), b.weights().values(), strict=True))
+    dft.train(dft.proportional(), "4 step", keep="none", objective=lambda t: seen.append(t.progress) or t.p * t.nll)
+    assert not same(a, c)
+    assert seen == sorted(seen)
+    assert core.ledger.spent == plain._core.ledger.spent  # the objective costs nothing more
+    with pytest.raises(HarnessError, match="expected a function"):
+        dft.train(dft.proportional(), "1 step", objective="nll")

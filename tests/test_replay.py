@@ -193,7 +193,13 @@ def damage(path, how, rng):
 @pytest.mark.parametrize("how", ["truncate", "flip"])
 @pytest.mark.parametrize(
     "what",
-    ["journal.jsonl", "ledger.jsonl", "snapshot/pointer.json", "snapshot/*/model*.safetensors", "snapshot/*/state.json"],
+    [
+        "journal.jsonl",
+        "ledger.jsonl",
+        "snapshot/pointer.json",
+        "snapshot/*/model*.safetensors",
+        "snapshot/*/state.json",
+    ],
 )
 def test_damage_is_detected_said_and_computed_again(forks, undisturbed, toy, tiny, tmp_path, what, how):
     asked = request(toy, tiny, tmp_path, "msft")
