@@ -1,15 +1,17 @@
 """Can the pocket suite tell strategies apart? `python benchmarks/pocket_headroom.py --seeds 6 --jobs 2`.
 
 For each seed, `proportional` is trained for the suite's epochs and looked at every half epoch by teacher-forced exact
-match on all validation and test items; `uniform` is run beside it on the same seeds. Printed, in points of macro exact match:
-the lift from base to end; the out-of-sample gain of choosing each task's own best checkpoint on one half of the validation items
-over the best single checkpoint, both measured on the other half; which tasks lose and which still gain late; and the smallest
-difference between the two strategies that 5 and 10 paired seeds would detect (two-sided 5 %, power 80 %).
+match on all validation and test items; `uniform` and `temperature` (tau 0.5) are run on the same seeds. Printed, in points
+of macro exact match: the lift from base to end; the out-of-sample gain of choosing each task's own best checkpoint on
+one half of the validation items over the best single checkpoint, both measured on the other half; which tasks lose and
+which still gain late; and the smallest difference between two strategies that 5 and 10 paired seeds would detect
+(two-sided 5 %, power 80 %), for each pair and with the variance pooled over the pairs.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -24,6 +26,7 @@ import numpy as np
 from scipy import stats
 
 LOOKS_PER_EPOCH = 2
+RIVALS = ("uniform", "temperature")
 
 
 def matches(engine: Any, groups: dict[str, list[Any]]) -> dict[str, list[bool]]:
@@ -43,11 +46,15 @@ def one_seed(job: tuple[str, int]) -> dict[str, Any]:
     from harness.setup import build
 
     with tempfile.TemporaryDirectory() as folder:
-        plan = prepare(Request(strategy=strategy, seed=seed, runs=Path(folder)))
+        plan = prepare(Request(strategy="proportional", seed=seed, runs=Path(folder)))
         core, engine = build(plan, Ledger(plan.identity.budget.flops))
         lab = RunLab(core, Session(core, Journal(None)), plan.rows, seed)
         test = tokenise(engine.tokenizer, load_rows(plan.suite, "test"), plan.suite.train.max_length)
-        mixture = lab.proportional() if strategy == "proportional" else lab.uniform()
+        mixture = {
+            "proportional": lab.proportional(),
+            "uniform": lab.uniform(),
+            "temperature": lab.temperature(tau=0.5),
+        }[strategy]
         looks = []
         for k in range(int(plan.suite.train.epochs) * LOOKS_PER_EPOCH + 1):
             if k:
@@ -82,22 +89,42 @@ def halves(run: dict[str, Any]) -> float:
     return float(np.mean(found))
 
 
-def detectable(differences: np.ndarray, n: int) -> float:
+def detectable(sd: float, n: int) -> float:
     """Smallest true difference that n paired seeds detect: (t_.975 + t_.8) sd / sqrt(n), with n - 1 degrees."""
-    sd = differences.std(ddof=1)
     return float((stats.t.ppf(0.975, n - 1) + stats.t.ppf(0.8, n - 1)) * sd / np.sqrt(n))
 
 
+def power(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Print and return what two strategies must differ by: test scores at the end of the same seeds, pair by pair."""
+    by_name = {
+        name: np.array(
+            [curves(r, "test")[1][-1].mean() for r in sorted(runs, key=lambda r: r["seed"]) if r["strategy"] == name]
+        )
+        for name in ("proportional", *RIVALS)
+    }
+    spreads = {}
+    for a, b in itertools.combinations(by_name, 2):
+        gap = by_name[b] - by_name[a]
+        spreads[f"{b} - {a}"] = float(gap.std(ddof=1))
+        print(f"{b} - {a} on test: {gap.mean():+.2f}, sd over seeds {gap.std(ddof=1):.2f}: ", end="")
+        print(
+            f"detectable {detectable(spreads[f'{b} - {a}'], 5):.2f} at 5 seeds, {detectable(spreads[f'{b} - {a}'], 10):.2f} at 10"
+        )
+    sd = float(np.sqrt(np.mean(np.square(list(spreads.values())))))
+    print(
+        f"pooled over pairs: sd {sd:.2f}, detectable {detectable(sd, 5):.2f} at 5 seeds, {detectable(sd, 10):.2f} at 10"
+    )
+    return {"scores": {k: v.tolist() for k, v in by_name.items()}, "sd": spreads, "pooled_sd": sd}
+
+
 def report(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Print the report and return its figures."""
     plain = sorted((r for r in runs if r["strategy"] == "proportional"), key=lambda r: r["seed"])
-    other = sorted((r for r in runs if r["strategy"] == "uniform"), key=lambda r: r["seed"])
     tasks = curves(plain[0], "both")[0]
     mean = np.mean([curves(r, "both")[1] for r in plain], axis=0)
     smooth = np.array([mean[max(0, k - 1) : k + 2].mean(0) for k in range(len(mean))])
     end = mean[-3:].mean(0)
     lost, late = smooth.max(0) - end, end - mean[2 * len(mean) // 3 - 1 : 2 * len(mean) // 3 + 2].mean(0)
-    final = np.array([curves(r, "test")[1][-1].mean() for r in plain])
-    rival = np.array([curves(r, "test")[1][-1].mean() for r in other])
     base, middle = mean[0].mean(), mean[len(mean) // 2].mean()
     gains = [halves(r) for r in plain]
     print(f"\n{len(plain)} seeds; exact match in %, validation and test items together; looks every half epoch")
@@ -107,29 +134,30 @@ def report(runs: list[dict[str, Any]]) -> dict[str, Any]:
         row = (mean[0, i], mean[len(mean) // 2, i], smooth[:, i].max(), at, end[i], lost[i], late[i])
         print(f"{task:12}" + "".join(f"{x:9.1f}" for x in row))
     print(f"macro: base {base:.1f}, middle {middle:.1f}, end {mean[-1].mean():.1f}: lift {mean[-1].mean() - base:.1f}")
-    print(f"out-of-sample gain of per-task checkpoints: {np.mean(gains):.2f} (seeds: {', '.join(f'{g:.1f}' for g in gains)})")
+    print(
+        f"out-of-sample gain of per-task checkpoints: {np.mean(gains):.2f} (seeds: {', '.join(f'{g:.1f}' for g in gains)})"
+    )
     print(f"tasks that lose >= 5 by the end: {sum(lost >= 5)}; that gain >= 3 in the last third: {sum(late >= 3)}")
-    gap = rival - final
-    print(f"uniform - proportional on test: {gap.mean():+.2f}, sd over seeds {gap.std(ddof=1):.2f}")
-    print(f"detectable difference, paired: {detectable(gap, 5):.2f} at 5 seeds, {detectable(gap, 10):.2f} at 10")
     return {
         "seeds": len(plain),
         "macro": {"base": base, "middle": middle, "end": mean[-1].mean()},
         "gain": gains,
         "lost": dict(zip(tasks, lost.tolist(), strict=True)),
         "late": dict(zip(tasks, late.tolist(), strict=True)),
-        "paired_differences": gap.tolist(),
-        "detectable": {n: detectable(gap, n) for n in (5, 10)},
+        "power": power(runs),
     }
 
 
 def main() -> None:
+    """Run the jobs in processes of one thread each, then report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
-    jobs = [(s, seed) for seed in range(args.seeds) for s in ("proportional", "uniform")]
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    jobs = [(s, seed) for seed in seeds for s in ("proportional", *RIVALS)]
     with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
         figures = report(pool.map(one_seed, jobs, chunksize=1))
     if args.out:

@@ -46,13 +46,14 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """What a person watching the run sees after each step."""
+    """What a person watching the run sees after each step: FLOPs billed and allowed, and the step's own figures."""
 
     billed: int
     cap: int
     step: int
     tokens: int
     loss: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,12 @@ class Core:
         step = self.engine.step(items, lr, spec.objective, spec.example_weights, progress=self.clock.progress)
         return step.nll, step.cost
 
-    def stepped(self, step: int, tokens: int, loss: float) -> None:
+    def stepped(self, step: int, tokens: int, loss: float, seconds: float) -> None:
         self.standing = f"{self.verb}:{step}"
-        self.looks.observe(self.verb)
+        self.looks.observe(self.standing, self.verb)
         if self.watch:
             root = self.ledger.root
-            self.watch(Progress(root.spent, root.cap, step, tokens, loss))
+            self.watch(Progress(root.spent, root.cap, step, tokens, loss, seconds))
 
     def tick(self, stage: Stage | None) -> None:
         """A moment at which a snapshot may be taken."""
@@ -208,7 +209,7 @@ class Core:
         if self.looks.spec is not None and (not mixtures or mixtures[-1]["weights"] != weights_now):
             mixtures.append({"billed_flops": self.ledger.root.spent, "weights": weights_now})
         self.trail.starts[self.verb] = self.standing
-        self.looks.observe(self.verb)
+        self.looks.observe(self.standing, self.verb)
 
     def end(self) -> None:
         """A fork ends: the checkpoints that it kept outlive it."""

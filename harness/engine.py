@@ -99,7 +99,7 @@ class Engine:
         self.folder, self.arch, self.spec = folder, arch.lora(lora.r) if lora else arch, optimizer
         self.lora, self.checkpointing = lora, checkpointing
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+        lm: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
         for module in lm.modules():  # dropout of the GPT-2 family: the suite regularises, not the checkpoint's config
             if isinstance(module, nn.Dropout):
                 module.p = 0.0

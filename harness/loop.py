@@ -56,7 +56,7 @@ class Trainer(Protocol):
     def look(self, step: int, epoch: float) -> Look: ...
     def save(self, weights: str, restart: bool) -> None: ...
     def release(self, weights: str) -> None: ...
-    def stepped(self, step: int, tokens: int, loss: float) -> None: ...
+    def stepped(self, step: int, tokens: int, loss: float, seconds: float) -> None: ...
     def tick(self, stage: Stage) -> None: ...
 
 
@@ -169,14 +169,15 @@ def _step(lab: Trainer, stage: Stage, items: list[Item], cost: Cost) -> None:
     except RunFailed as error:
         raise RunFailed(f"{error} at step {stage.step + 1} of verb {stage.spec.verb} (lr {lr:.2g})") from None
     stage.step += 1
-    lab.ledger.book("train", booked, time.perf_counter() - started, stage.spec.verb, stage.step)
+    seconds = time.perf_counter() - started
+    lab.ledger.book("train", booked, seconds, stage.spec.verb, stage.step)
     stage.billed += booked.model
     for item, loss in zip(items, nll, strict=True):
         sums = stage.loss.setdefault(item.task, [0.0, 0.0])
         sums[0] += loss
         sums[1] += item.supervised
     tokens = sum(item.supervised for item in items)
-    lab.stepped(stage.step, booked.tokens, sum(nll) / tokens)
+    lab.stepped(stage.step, booked.tokens, sum(nll) / tokens, seconds)
 
 
 def _weights(stage: Stage) -> str:

@@ -44,7 +44,8 @@ class Live:
             transient=True,
         )
         self.task = self.bar.add_task(title, total=1.0, loss=float("nan"), speed=0.0)
-        self.title, self.started, self.tokens, self.tenth = title, time.monotonic(), 0, 0
+        self.title, self.started = title, time.monotonic()
+        self.tokens, self.training, self.tenth = 0, 0.0, 0
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -54,18 +55,17 @@ class Live:
         self.bar.stop()
 
     def say(self, line: str) -> None:
-        self.console.print(f"harness: {line}", highlight=False, markup=False)
+        self.console.print(f"harness: {line}", highlight=False, markup=False, soft_wrap=True)
 
     def watch(self, state: State) -> None:
         """One training step has been taken."""
         self.tokens += state.tokens
-        seconds = time.monotonic() - self.started
-        share = state.billed / state.cap
-        self.bar.update(self.task, completed=share, loss=state.loss, speed=self.tokens / seconds)
+        self.training += state.seconds
+        share, speed = state.billed / state.cap, self.tokens / self.training
+        self.bar.update(self.task, completed=share, loss=state.loss, speed=speed)
         if not self.console.is_terminal and int(share * 10) > self.tenth:
             self.tenth = int(share * 10)
-            eta = seconds / share * (1 - share)
+            eta = (time.monotonic() - self.started) / share * (1 - share)
             self.say(
-                f"{self.title}: {share:.0%} of the budget, loss {state.loss:.3f}, "
-                f"{self.tokens / seconds:,.0f} tokens/s, ETA {eta:,.0f} s"
+                f"{self.title}: {share:.0%} of budget, loss {state.loss:.3f}, {speed:,.0f} tokens/s, ETA {eta:,.0f} s"
             )

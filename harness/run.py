@@ -162,11 +162,11 @@ class _Run:
             ledger.flush()
         session.unwind()
         core = self.core
-        core.looks.observe(core.verb, last=True)
         session.tick(None, force=True)
         durable.fault("score")
         if core.trail.answer is not None and core.trail.answer != core.standing:
             core.restore(core.trail.answer, "fresh")
+        core.looks.observe(core.standing, core.verb, last=True)
         final = self.folder / "final"
         shutil.rmtree(final, ignore_errors=True)
         engine.save_pretrained(final)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -120,6 +121,7 @@ def evaluate(folder: Path, suite: Suite, test: Mapping[str, list[Row]], raw: Pat
         model=lm, tasks=sorted(names), task_manager=manager, log_samples=True, bootstrap_iters=0
     )
     assert found is not None  # only on other ranks than the first
+    shutil.rmtree(raw / "cache", ignore_errors=True)
     samples = {names[name]: rows for name, rows in found.pop("samples").items()}
     kept = {
         key: found[key] for key in ("results", "configs", "versions", "n-samples", "higher_is_better") if key in found
@@ -151,7 +153,7 @@ def write_tasks(suite: Suite, test: Mapping[str, list[Row]], raw: Path) -> dict[
             "task": name,
             "dataset_path": "json",
             "dataset_name": f"{suite.name}_{task}",
-            "dataset_kwargs": {"data_files": {"test": str(data)}},
+            "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(raw / "cache")},
             "test_split": "test",
             "generation_kwargs": {"until": until, "max_gen_toks": limit, "do_sample": False, "temperature": 0.0},
         }

@@ -24,6 +24,7 @@ class Trail:
     mixtures: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     next_point: int = 0
+    looked: str = ""  # where the harness looked last: weights and what was billed then
 
     def path(self, weights: str) -> dict[int, int]:
         """For each training verb on the way from the base to these weights, its last step on the way."""
@@ -45,10 +46,11 @@ class Trail:
             "mixtures": self.mixtures,
             "events": self.events,
             "next_point": self.next_point,
+            "looked": self.looked,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.starts, self.pinned = dict(state["starts"]), set(state["pinned"])
-        self.answer, self.next_point = state["answer"], state["next_point"]
+        self.answer, self.next_point, self.looked = state["answer"], state["next_point"], state["looked"]
         self.seen = {(w, t, n): (loss, match) for w, t, n, loss, match in state["seen"]}
         self.curves, self.mixtures, self.events = state["curves"], state["mixtures"], state["events"]

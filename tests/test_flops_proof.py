@@ -24,7 +24,7 @@ from harness.suite import Optimizer
 from tests.conftest import make_model
 from tests.test_engine import items_
 
-FAMILIES = ["qwen2", "llama", "gpt2", "qwen3", "mistral"]
+FAMILIES = ["qwen2", "llama", "gpt2", *(pytest.param(f, marks=pytest.mark.slow) for f in ("qwen3", "mistral"))]
 LORA = LoraSpec(4, 8.0)
 MODES = {
     "full": (None, False),
@@ -180,10 +180,10 @@ def test_looks_and_probes(engine):
 
 @pytest.mark.parametrize("modules", ["last:1", "last:2", "all"])
 def test_gradients_of_single_examples(engine, modules):
-    seen, handle = counted(lambda: (h := Gradients(engine, MANY, modules), h.rows())[0])
+    seen, handle = counted(lambda: (h := Gradients(engine, MANY[:5], modules), h.rows())[0])
     agree(seen, handle.hardware)
     blocks = min(int(modules[5:] or 3), 3) if modules != "all" else 3
-    square = sum(upper(engine, i.tokens) * (3 + 2 * blocks) // 3 for i in MANY)
+    square = sum(upper(engine, i.tokens) * (3 + 2 * blocks) // 3 for i in MANY[:5])
     assert handle.hardware - handle.cost().model == square
     agree(seen - square, handle.cost().model)
 
@@ -197,9 +197,9 @@ def test_gradients_of_named_parameters(plain):
         [n for n in names if "norm" in n or "ln_" in n],
         *[[n] for n in names],
     ]:
-        partial = any(x in asked[0] for x in ("q_proj", "k_proj", "v_proj")) and len(asked) == 1
+        partial = any(x in asked[0] for x in ("q_", "k_", "v_proj")) and len(asked) == 1
         seen, handle = counted(lambda asked=asked: (h := Gradients(plain, ONE, asked), h.rows())[0])
-        if partial:  # of q, k or v alone, less than the whole attention is differentiated: the count is a bound
+        if partial:  # for q, k or v alone, less than the whole attention is differentiated: the count is a bound
             assert 0.9 * handle.hardware < seen < 1.001 * handle.hardware
         else:
             agree(seen, handle.hardware)
