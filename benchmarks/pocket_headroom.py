@@ -94,27 +94,25 @@ def detectable(sd: float, n: int) -> float:
     return float((stats.t.ppf(0.975, n - 1) + stats.t.ppf(0.8, n - 1)) * sd / np.sqrt(n))
 
 
+def _found(sd: float) -> str:
+    return f"detectable {detectable(sd, 5):.2f} at 5 seeds, {detectable(sd, 10):.2f} at 10"
+
+
 def power(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Print and return what two strategies must differ by: test scores at the end of the same seeds, pair by pair."""
+    ordered = sorted(runs, key=lambda r: r["seed"])
     by_name = {
-        name: np.array(
-            [curves(r, "test")[1][-1].mean() for r in sorted(runs, key=lambda r: r["seed"]) if r["strategy"] == name]
-        )
+        name: np.array([curves(r, "test")[1][-1].mean() for r in ordered if r["strategy"] == name])
         for name in ("proportional", *RIVALS)
     }
     spreads = {}
     for a, b in itertools.combinations(by_name, 2):
         gap = by_name[b] - by_name[a]
-        spreads[f"{b} - {a}"] = float(gap.std(ddof=1))
-        print(f"{b} - {a} on test: {gap.mean():+.2f}, sd over seeds {gap.std(ddof=1):.2f}: ", end="")
-        print(
-            f"detectable {detectable(spreads[f'{b} - {a}'], 5):.2f} at 5 seeds, {detectable(spreads[f'{b} - {a}'], 10):.2f} at 10"
-        )
-    sd = float(np.sqrt(np.mean(np.square(list(spreads.values())))))
-    print(
-        f"pooled over pairs: sd {sd:.2f}, detectable {detectable(sd, 5):.2f} at 5 seeds, {detectable(sd, 10):.2f} at 10"
-    )
-    return {"scores": {k: v.tolist() for k, v in by_name.items()}, "sd": spreads, "pooled_sd": sd}
+        spreads[f"{b} - {a}"] = sd = float(gap.std(ddof=1))
+        print(f"{b} - {a} on test: {gap.mean():+.2f}, sd over seeds {sd:.2f}: {_found(sd)}")
+    pooled = float(np.sqrt(np.mean(np.square(list(spreads.values())))))
+    print(f"pooled over pairs: sd {pooled:.2f}: {_found(pooled)}")
+    return {"scores": {k: v.tolist() for k, v in by_name.items()}, "sd": spreads, "pooled_sd": pooled}
 
 
 def report(runs: list[dict[str, Any]]) -> dict[str, Any]:
