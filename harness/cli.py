@@ -58,7 +58,7 @@ def cli() -> None:
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that `run` and `plan` share; each has an environment variable HARNESS_<OPTION>."""
     options = [
-        option("--strategy", default="proportional", show_default=True, metavar="NAME|FILE.py"),
+        option("--strategy", default="proportional", show_default=True, metavar="NAME[+NAME]|FILE.py"),
         option("--model", default="pocket", show_default=True, metavar="NAME|HUB_ID|DIR"),
         option("--suite", default=None, metavar="NAME|FILE", help="default: pocket, or bbh with another model"),
         option("--seed", default=0, show_default=True, type=click.IntRange(min=0)),

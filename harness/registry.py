@@ -17,9 +17,9 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from harness.api import Strategy
+from harness.api import Lab
 from harness.errors import HarnessError, unknown
-from harness.paths import asset
+from harness.paths import asset, digest
 
 GROUP = "harness.strategies"
 
@@ -36,7 +36,12 @@ class Plugin:
     def summary(self) -> str:
         return (inspect.getdoc(sys.modules[self.cls.__module__]) or inspect.getdoc(self.cls) or "").split("\n")[0]
 
-    def build(self, options: Mapping[str, str]) -> Strategy:
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Hyperparameters and their defaults."""
+        return {f.name: f.default for f in dataclasses.fields(self.cls)}
+
+    def build(self, options: Mapping[str, str]) -> Any:
         """The strategy with these hyperparameters, `key=value` texts read by the field's type."""
         fields = {f.name: f for f in dataclasses.fields(self.cls)}
         hints = inspect.get_annotations(self.cls, eval_str=True)
@@ -54,10 +59,80 @@ class Plugin:
                 kind = fields[key].type if isinstance(fields[key].type, str) else hints[key].__name__
                 raise HarnessError(f"option {key}={text!r} of {self.name}: expected {kind}") from None
         try:
-            built: Strategy = self.cls(**values)
+            return self.cls(**values)
         except (TypeError, ValueError) as error:
             raise HarnessError(f"strategy {self.name}: {error}") from None
-        return built
+
+
+@dataclass(frozen=True)
+class Composed:
+    """`A+B` is A's plot seen through B's lens; a lens alone trains on the proportional mixture until the end."""
+
+    parts: tuple[Plugin, ...]
+
+    @property
+    def name(self) -> str:
+        return "+".join(part.name for part in self.parts)
+
+    @property
+    def source_sha256(self) -> str:
+        if len(self.parts) == 1:
+            return self.parts[0].source_sha256
+        return digest([part.source_sha256 for part in self.parts])
+
+    def build(self, options: Mapping[str, str]) -> Built:
+        """All parts with their options: `key=value`, or `part.key=value` where two parts have the key."""
+        given: list[dict[str, str]] = [{} for _ in self.parts]
+        for key, text in options.items():
+            given[self._owner(key)][key.rpartition(".")[2]] = text
+        return Built(self.name, tuple(p.build(o) for p, o in zip(self.parts, given, strict=True)))
+
+    def _owner(self, key: str) -> int:
+        prefix, _, field = key.rpartition(".")
+        if len(self.parts) == 1:
+            return 0
+        named = [i for i, p in enumerate(self.parts) if p.name == prefix or (not prefix and field in p.fields)]
+        if not named:
+            raise unknown(f"option of {self.name}", key, {f for p in self.parts for f in p.fields})
+        if len(named) > 1:
+            first = self.parts[named[0]].name
+            raise HarnessError(f"option {key!r} belongs to several parts of {self.name}; write {first}.{key}=...")
+        return named[0]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A strategy ready to run: the plot first, then its lenses from the outside in."""
+
+    name: str
+    parts: tuple[Any, ...]
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """All fields; with their part's name in front where there are several parts."""
+        if len(self.parts) == 1:
+            return dataclasses.asdict(self.parts[0])
+        names = self.name.split("+")
+        return {
+            f"{name}.{key}": value
+            for name, part in zip(names, self.parts, strict=True)
+            for key, value in dataclasses.asdict(part).items()
+        }
+
+    def skip(self, suite: Any) -> str | None:
+        """The first part's reason why this suite cannot host it, if any."""
+        reasons = (part.skip(suite) for part in self.parts if hasattr(part, "skip"))
+        return next((reason for reason in reasons if reason), None)
+
+    def run(self, lab: Lab) -> None:
+        plot, *lenses = self.parts
+        for lens in reversed(lenses):
+            lab = lens.wrap(lab)
+        if hasattr(plot, "run"):
+            plot.run(lab)
+        else:
+            lab = plot.wrap(lab)
+            lab.train(lab.proportional())
 
 
 def builtin() -> dict[str, Path]:
@@ -70,6 +145,16 @@ def entry_points() -> dict[str, importlib.metadata.EntryPoint]:
 
 def names() -> list[str]:
     return sorted({*builtin(), *entry_points()})
+
+
+def resolve(name: str) -> Composed:
+    """`NAME` or `NAME+NAME`: a plot and the lenses that it is seen through. Raises HarnessError for what cannot be."""
+    parts = tuple(find(part) for part in name.split("+"))
+    for lens in parts[1:]:
+        if not hasattr(lens.cls, "wrap"):
+            lenses = ", ".join(n for n in builtin() if hasattr(find(n).cls, "wrap")) or "none yet"
+            raise HarnessError(f"strategy {lens.name!r} is not a lens and cannot follow a '+'; lenses: {lenses}")
+    return Composed(parts)
 
 
 def find(name: str) -> Plugin:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness import RULES_VERSION, models, record, registry
-from harness.api import Strategy
 from harness.data import Item, Row, check_disjoint, content_digest, load_rows, tokenise
 from harness.errors import HarnessError
 from harness.flops import Arch
@@ -46,7 +44,7 @@ class Plan:
     suite_name: str
     model: models.Model
     arch: Arch
-    strategy: Strategy
+    strategy: registry.Built
     identity: record.Identity
     id: str
     workload: str
@@ -63,7 +61,7 @@ def prepare(request: Request) -> Plan:
     """Resolve suite, model, strategy and data, and work the budget out. Raises HarnessError for what is wrong."""
     suite_name = request.suite or ("pocket" if request.model == "pocket" else "bbh")
     suite = load_suite(suite_name)
-    plugin = registry.find(request.strategy)
+    plugin = registry.resolve(request.strategy)
     strategy = plugin.build(request.options)
     if request.mode != "full":
         raise HarnessError(f"mode {request.mode!r}: this version does full fine-tuning only; expected 'full'")
@@ -79,7 +77,7 @@ def prepare(request: Request) -> Plan:
         raise HarnessError(f"mirror {str(request.mirror)!r} is not a folder")
     model = models.resolve(request.model, request.mirror)
     arch = Arch.from_config(model.config)
-    if reason := getattr(strategy, "skip", lambda _: None)(suite):
+    if reason := strategy.skip(suite):
         raise HarnessError(f"strategy {request.strategy} does not apply to suite {suite.name}: {reason}")
     rows = {s: load_rows(suite, s, request.mirror, request.limit) for s in ("train", "validation")}
     check_disjoint(suite, rows["train"], rows["validation"])
@@ -95,7 +93,7 @@ def prepare(request: Request) -> Plan:
         seed=request.seed,
         lr=request.lr or suite.train.lr,
         budget=record.BudgetSpec(multiple=request.budget, flops=flops),
-        hyperparameters=dataclasses.asdict(strategy),  # type: ignore[call-overload]
+        hyperparameters=strategy.hyperparameters,
         passed=dict(request.options),
         source_sha256=plugin.source_sha256,
         suite_sha256=suite.sha256,

@@ -71,16 +71,13 @@ def listing(what: str, runs: Path) -> list[dict[str, Any]]:
 
 
 def _strategies() -> list[dict[str, Any]]:
-    import dataclasses
-
     from harness import registry
 
     rows = []
     for name in registry.names():
         try:
             plugin = registry.find(name)
-            fields = {f.name: f.default for f in dataclasses.fields(plugin.cls)}
-            rows.append({"name": name, "summary": plugin.summary, "options": fields})
+            rows.append({"name": name, "summary": plugin.summary, "options": plugin.fields})
         except HarnessError as error:  # a broken plug-in is reported, not fatal
             rows.append({"name": name, "summary": f"broken: {error}", "options": {}})
     return rows
