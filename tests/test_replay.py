@@ -156,10 +156,10 @@ def test_a_killed_run_ends_in_the_record_of_an_undisturbed_one(forks, undisturbe
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", ["0", "0.05", "0.3"])
+@pytest.mark.parametrize("seconds", ["0", "0.2"])
 @pytest.mark.parametrize("name", PLOTS)
 def test_killed_at_twenty_places(forks, undisturbed, toy, tiny, tmp_path, name, seconds):
-    assert kill_and_go_on(forks, undisturbed, toy, tiny, tmp_path, name, 20, seconds) >= 12
+    assert kill_and_go_on(forks, undisturbed, toy, tiny, tmp_path, name, 20, seconds) >= 8
 
 
 def test_killed_again_and_again_it_still_gets_there(forks, undisturbed, toy, tiny, tmp_path):
