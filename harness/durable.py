@@ -47,13 +47,15 @@ class Snapshots:
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "snapshot"
         self.every = float(os.environ.get("HARNESS_SNAPSHOT_SECONDS", SECONDS))
-        self._last = time.monotonic()
+        self._last, self._took = time.monotonic(), 0.0
 
     def due(self) -> bool:
-        return time.monotonic() - self._last >= self.every
+        # A large model's snapshot takes long: it may cost a twentieth of the time at most.
+        return time.monotonic() - self._last >= (max(self.every, 20 * self._took) if self.every else 0.0)
 
     def write(self, verbs: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], book: ledger.Ledger) -> None:
         """Write a snapshot beside the old one, then point to it; a kill at any moment leaves one of them whole."""
+        started = time.monotonic()
         self.folder.mkdir(exist_ok=True)
         book.sync()
         old = _pointer(self.folder)
@@ -76,6 +78,7 @@ class Snapshots:
         if old is not None:
             shutil.rmtree(self.folder / old["name"], ignore_errors=True)
         self._last = time.monotonic()
+        self._took = self._last - started
 
 
 def load(folder: Path) -> Point | None:
