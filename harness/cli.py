@@ -180,6 +180,10 @@ def main() -> NoReturn:
         _exit(str(error), error.exit_code)
     except click.ClickException as error:
         _exit(error.format_message().replace("\n", " "), 2)
+    except OSError as error:
+        if debug:
+            raise
+        _exit(f"{error.strerror or error}: {error.filename or ''}", 2)
     except (KeyboardInterrupt, click.Abort):
         _exit("interrupted; run the same command to go on", 1)
     except Exception as error:

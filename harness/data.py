@@ -60,7 +60,7 @@ def load_rows(suite: Suite, split: str, mirror: Path | None = None, limit: int |
             f"suite {suite.name}: the {split} split is not the data that the suite pins "
             f"(sha256 {found[:12]}, pinned {pinned[:12]})"
         )
-    template = {key: _JINJA.from_string(getattr(suite.template, key)) for key in ("prompt", "completion")}
+    template = {key: _template(suite, key) for key in ("prompt", "completion")}
     prefix = {"train": "", "validation": "v:", "test": "t:"}[split]
     rows: dict[str, list[Row]] = {}
     for task in sorted(suite.tasks):
@@ -68,9 +68,23 @@ def load_rows(suite: Suite, split: str, mirror: Path | None = None, limit: int |
         rows[task] = []
         for i, (source, target) in enumerate(raw[task][:limit]):
             fields = {"input": source, "target": target, "prefix": suite.tasks[task].prefix}
-            texts = {key: t.render(fields) for key, t in template.items()}
+            texts = {key: _render(suite, key, t, fields) for key, t in template.items()}
             rows[task].append(Row(f"{prefix}{task}/{i}", task, source, target, **texts))
     return rows
+
+
+def _template(suite: Suite, key: str) -> jinja2.Template:
+    try:
+        return _JINJA.from_string(getattr(suite.template, key))
+    except jinja2.TemplateError as error:
+        raise HarnessError(f"suite {suite.name}: template.{key}: {error}") from None
+
+
+def _render(suite: Suite, key: str, template: jinja2.Template, fields: Mapping[str, str]) -> str:
+    try:
+        return template.render(fields)
+    except jinja2.TemplateError as error:
+        raise HarnessError(f"suite {suite.name}: template.{key}: {error}; known: {', '.join(fields)}") from None
 
 
 def content_digest(rows: Mapping[str, Iterable[tuple[str, str]]]) -> str:
@@ -96,7 +110,7 @@ def check_disjoint(suite: Suite, train: Mapping[str, list[Row]], validation: Map
 
 
 def _from_files(suite: Suite, split: str) -> dict[str, list[tuple[str, str]]]:
-    path = suite.folder / str(suite.data.files).format(split=split)
+    path = suite.folder / str(suite.data.files).replace("{split}", split)
     rows: dict[str, list[tuple[str, str]]] = {}
     try:
         with path.open(encoding="utf-8") as handle:

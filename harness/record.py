@@ -164,7 +164,9 @@ def read(path: Path) -> Record:
         return Record.model_validate_json(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise HarnessError(f"no record at {str(path)!r}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise HarnessError(f"record {str(file)!r}: not UTF-8 text") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(x) for x in first["loc"]) or "file"
-        raise HarnessError(f"record {file.name}: {where}: {first['msg']}") from None
+        raise HarnessError(f"record {str(file)!r}: {where}: {first['msg']}") from None

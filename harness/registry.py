@@ -56,7 +56,7 @@ class Plugin:
             try:
                 values[key] = TypeAdapter(hints[key]).validate_python(yaml.safe_load(text))
             except (ValidationError, yaml.YAMLError):
-                kind = fields[key].type if isinstance(fields[key].type, str) else hints[key].__name__
+                kind = getattr(hints[key], "__name__", str(hints[key]))
                 raise HarnessError(f"option {key}={text!r} of {self.name}: expected {kind}") from None
         try:
             return self.cls(**values)
@@ -180,7 +180,7 @@ def _from_file(path: Path) -> Plugin:
     sys.modules[qualified] = module  # dataclasses look their own module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise HarnessError(f"strategy file {path.name}: {type(error).__name__}: {error}") from None
     return Plugin(path.stem, _only_class(module, path.name), _source_digest(path.read_bytes()))
 

@@ -59,7 +59,7 @@ class Plan:
 
 def prepare(request: Request) -> Plan:
     """Resolve suite, model, strategy and data, and work the budget out. Raises HarnessError for what is wrong."""
-    suite_name = request.suite or ("pocket" if request.model == "pocket" else "bbh")
+    suite_name = request.suite if request.suite is not None else ("pocket" if request.model == "pocket" else "bbh")
     suite = load_suite(suite_name)
     plugin = registry.resolve(request.strategy)
     strategy = plugin.build(request.options)
@@ -81,6 +81,10 @@ def prepare(request: Request) -> Plan:
         raise HarnessError(f"strategy {request.strategy} does not apply to suite {suite.name}: {reason}")
     rows = {s: load_rows(suite, s, request.mirror, request.limit) for s in ("train", "validation")}
     check_disjoint(suite, rows["train"], rows["validation"])
+    if suite.data.files and not (suite.folder / suite.data.files.replace("{split}", "test")).is_file():
+        raise HarnessError(
+            f"suite {suite.name}: its test file is missing; it is read after training, but must be there"
+        )
     tokenizer = models.tokenizer(model)
     train = tokenise(tokenizer, rows["train"], suite.train.max_length)
     validation = tokenise(tokenizer, rows["validation"], suite.train.max_length)

@@ -45,7 +45,10 @@ def finished(plan: Plan) -> Path | None:
     path = plan.folder / "record.json"
     if plan.request.force or not path.exists():
         return None
-    return path if record.read(path).status != "failed" else None
+    try:
+        return path if record.read(path).status != "failed" else None
+    except HarnessError:
+        return None  # a record that cannot be read is not one: the run goes on from its journal
 
 
 def execute(
@@ -126,7 +129,7 @@ class _Run:
             self.say("scoring the answer")
             self.score = self.scoring(self.folder / "final", self.folder)
             self.base = self.base_scores()
-        except RunFailed as error:
+        except HarnessError as error:
             self.write("failed", str(error))
             raise
         return self.write(status, None)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import keyword
 import re
+import sys
 from pathlib import Path
 
 from harness.errors import HarnessError
+from harness.registry import builtin
+from harness.suite import available
 
 STRATEGY = '''"""NAME: one sentence on what it chooses and why (arXiv 0000.00000).
 
@@ -132,9 +137,13 @@ def new_suite(name: str, folder: Path) -> list[Path]:
 
 
 def _name(name: str) -> str:
-    if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise HarnessError(f"name {name!r}: expected lower-case letters, digits and _")
-    return name.replace("-", "_")
+    if name in sys.stdlib_module_names or importlib.util.find_spec(name):
+        raise HarnessError(f"name {name!r} is a Python module's: its file would stand in that module's way")
+    if name in builtin() or name in available():
+        raise HarnessError(f"name {name!r} is a built-in's: records could not tell them apart")
+    return name
 
 
 def _write(files: dict[Path, str]) -> list[Path]:

@@ -51,7 +51,11 @@ def score(
     }
     write_atomic(raw / "job.json", json.dumps(job, indent=1))
     here = str(Path(__file__).resolve().parent.parent)
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
+    # Safe path: a file of the user's folder called like a module must not stand in its way.
+    env = os.environ | {
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
+    }
     with (raw / "log.txt").open("w") as log:
         done = subprocess.run(
             [sys.executable, "-m", "harness.score", str(raw / "job.json")],

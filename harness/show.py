@@ -129,6 +129,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         return
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(*columns)
+    table.columns[0].no_wrap = True  # names are there to be pasted
     for row in rows:
         table.add_row(*(_cell(row.get(c)) for c in columns))
     console.print(table)

@@ -39,6 +39,8 @@ class Data(_Spec):
             raise ValueError("give either 'files' or 'hub'")
         if self.hub is not None and self.ids is None:
             raise ValueError("'hub' needs 'ids', the file that divides its rows into splits")
+        if self.files is not None and "{split}" not in self.files:
+            raise ValueError("files must hold {split}, which stands for train, validation and test")
         if strangers := sorted(set(self.sha256) - {"train", "validation", "test"}):
             raise ValueError(f"sha256 has no split {strangers[0]!r}; expected train, validation or test")
         return self
@@ -139,6 +141,8 @@ def load_suite(name: str) -> Suite:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise HarnessError(f"suite file {name!r} does not exist") from None
+    except OSError as error:
+        raise HarnessError(f"suite file {name!r}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise HarnessError(f"suite file {path.name}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
@@ -151,7 +155,8 @@ def load_suite(name: str) -> Suite:
 
 def _first(error: ValidationError, raw: dict[str, Any]) -> str:
     """The first problem as one line: key path, what was expected, what was found, the nearest valid key."""
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     where = ".".join(str(part) for part in problem["loc"]) or "file"
     if problem["type"] != "extra_forbidden":
         found = problem.get("input")

@@ -191,7 +191,7 @@ def test_a_strategy_of_ones_own_and_what_it_does_wrong(toy, tiny, tmp_path):
     assert broken.returncode == 1
     assert "ZeroDivisionError" in broken.stderr
     listed = json.loads(harness("list", "runs", "--runs", tmp_path / "r", "--json").stdout)
-    assert sorted(r["status"] for r in listed) == ["failed", "finished", "unfinished"]
+    assert sorted(r["status"] for r in listed) == ["failed", "failed", "finished"]
 
 
 def test_nan_loss_fails_the_run_and_keeps_the_journal(toy, tiny, tmp_path):
@@ -246,3 +246,28 @@ def test_no_free_disk_is_said_before_anything_is_written(toy, tiny, tmp_path, mo
     with pytest.raises(HarnessError, match="no free disk for a run"):
         execute(plan)
     assert not plan.folder.exists()
+
+
+def test_records_that_cannot_be_read_hide_no_others(tmp_path):
+    folder = tmp_path / "abc"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("x: 1")
+    (folder / "record.json").write_bytes(b"\xcc\xff")
+    listed = json.loads(harness("list", "runs", "--runs", tmp_path, "--json").stdout)
+    assert [r["status"] for r in listed] == ["unfinished"]
+    assert "not UTF-8" in harness("show", folder).stderr
+
+
+def test_a_test_file_that_is_missing_is_said_before_training(tiny, tmp_path):
+    suite = make_suite(tmp_path / "s")
+    (tmp_path / "s" / "test.jsonl").unlink()
+    done = harness("run", "--suite", suite, "--model", tiny, "--runs", tmp_path / "r")
+    assert done.returncode == 2
+    assert "test file is missing" in done.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(toy, tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = harness("run", "--suite", toy, "--model", tiny, "--runs", tmp_path / "file" / "x")
+    assert done.returncode == 2
+    assert done.stderr.startswith("harness: Not a directory")

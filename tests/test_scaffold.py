@@ -49,4 +49,7 @@ def test_nothing_is_overwritten_and_names_are_checked(tmp_path):
         new_suite("mine", tmp_path)
     with pytest.raises(HarnessError, match="expected lower-case"):
         new_strategy("My Method", tmp_path)
+    for taken in ("random", "numpy", "class", "msft", "pocket"):
+        with pytest.raises(HarnessError, match=repr(taken)):
+            new_strategy(taken, tmp_path)
     assert harness("new", cwd=tmp_path).returncode == 2

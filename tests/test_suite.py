@@ -37,6 +37,8 @@ def edit(path, **changes):
         ({"tasks": {}}, "at least one"),
         ({"data": {"hub": "a/b"}}, "'ids'"),
         ({"data": {}}, "either 'files' or 'hub'"),
+        ({"data": {"files": "{splt}.jsonl"}}, "must hold {split}"),
+        ({"train": {"epoch": 3}}, r"train\.epoch: unknown key; did you mean 'epochs'"),
     ],
 )
 def test_wrong_keys_and_types_are_named_with_their_path(tmp_path, changes, message):
@@ -165,3 +167,12 @@ def test_pocket_files_are_what_the_suite_says():
     model = asset("suites") / "pocket" / "model"
     assert (model / "model.safetensors").stat().st_size < 8e6
     assert json.loads((model / "recipe.json").read_text())["parameters"] >= 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"), [("{{targt}}", r"template\.prompt: 'targt' is undefined; known: input"), ("{{x", "template")]
+)
+def test_template_mistakes_name_the_template(tmp_path, prompt, message):
+    suite = load_suite(edit(make_suite(tmp_path), template__prompt=prompt))
+    with pytest.raises(HarnessError, match=message):
+        load_rows(suite, "train")
