@@ -65,7 +65,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         option("--budget", default="1x", show_default=True, type=Multiple()),
         option("--lr", default=None, type=float, help="default: the suite's"),
         option("-o", "options", multiple=True, metavar="KEY=VALUE", help="a strategy's hyperparameter"),
-        option("--mode", default="full", show_default=True, metavar="full|lora"),
+        option("--mode", default="full", show_default=True, metavar="full|lora", help="what is trained"),
         option("--scorer", default="auto", show_default=True, type=click.Choice(["auto", "hf", "vllm"])),
         option("--mirror", default=None, type=DIRECTORY, help="look in DIR/models and DIR/datasets before the hub"),
         option("--limit", default=None, type=int, help="rows a task and split; makes the record unofficial"),

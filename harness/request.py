@@ -9,9 +9,9 @@ from pathlib import Path
 
 from harness import RULES_VERSION, models, record, registry
 from harness.data import Item, Row, check_disjoint, content_digest, load_rows, tokenise
-from harness.errors import HarnessError
+from harness.errors import HarnessError, unknown
 from harness.flops import Arch
-from harness.suite import Suite, load_suite
+from harness.suite import MODES, Suite, load_suite
 
 Rows = dict[str, dict[str, list[Row]]]
 
@@ -63,8 +63,9 @@ def prepare(request: Request) -> Plan:
     suite = load_suite(suite_name)
     plugin = registry.resolve(request.strategy)
     strategy = plugin.build(request.options)
-    if request.mode != "full":
-        raise HarnessError(f"mode {request.mode!r}: this version does full fine-tuning only; expected 'full'")
+    mode = next((m for m in MODES if m == request.mode), None)
+    if mode is None:
+        raise unknown("mode", request.mode, MODES)
     if request.scorer == "vllm":
         raise HarnessError("scorer 'vllm': this version scores with 'hf' only")
     if not (math.isfinite(request.budget) and request.budget > 0):
@@ -77,6 +78,7 @@ def prepare(request: Request) -> Plan:
         raise HarnessError(f"mirror {str(request.mirror)!r} is not a folder")
     model = models.resolve(request.model, request.mirror)
     arch = Arch.from_config(model.config)
+    arch = arch.lora(suite.train.lora.r) if mode == "lora" else arch
     if reason := strategy.skip(suite):
         raise HarnessError(f"strategy {request.strategy} does not apply to suite {suite.name}: {reason}")
     rows = {s: load_rows(suite, s, request.mirror, request.limit) for s in ("train", "validation")}
@@ -93,14 +95,14 @@ def prepare(request: Request) -> Plan:
         strategy=plugin.name,
         model=model.name,
         suite=suite.name,
-        mode="full",
+        mode=mode,
         seed=request.seed,
-        lr=request.lr or suite.train.lr,
+        lr=request.lr or suite.train.rates(mode)[0],
         budget=record.BudgetSpec(multiple=request.budget, flops=flops),
         hyperparameters=strategy.hyperparameters,
         passed=dict(request.options),
         source_sha256=plugin.source_sha256,
-        suite_sha256=suite.sha256,
+        suite_sha256=suite.sha256(mode),
         data_sha256={s: _content(r) for s, r in rows.items()},
     )
     run_id = record.run_id(identity, model.revision, request.limit, RULES_VERSION)
@@ -113,7 +115,7 @@ def _content(rows: Mapping[str, list[Row]]) -> str:
 
 
 def budget_flops(suite: Suite, arch: Arch, train: Mapping[str, list[Item]], multiple: float) -> int:
-    """`multiple` x the FLOPs of size-proportional SFT for the suite's epochs, in whole effective batches.
+    """`multiple` x the FLOPs of size-proportional SFT for the suite's epochs in the mode that `arch` is of.
 
     Raises HarnessError when not even one average step fits.
     """

@@ -10,6 +10,7 @@ from harness.durable import Point
 from harness.engine import Engine
 from harness.ledger import Ledger
 from harness.loop import Clock
+from harness.lora import LoraSpec
 from harness.request import Plan
 from harness.sampler import Sampler
 from harness.trail import Trail
@@ -20,7 +21,15 @@ def build(
 ) -> tuple[Core, Engine]:
     """The core of a run's root lab, and its engine; trail and store as they stood at `point`, if a run goes on."""
     train = plan.suite.train
-    engine = Engine(plan.model.folder, plan.arch, train.optimizer, plan.request.seed)
+    lora = LoraSpec(train.lora.r, train.lora.alpha) if plan.identity.mode == "lora" else None
+    engine = Engine(
+        plan.model.folder,
+        plan.arch,
+        train.optimizer,
+        plan.request.seed,
+        lora,
+        checkpointing=train.gradient_checkpointing,
+    )
     sampler = Sampler(plan.request.seed, {task: len(items) for task, items in plan.train.items()})
     clock = Clock(train.schedule, plan.identity.lr)
     store, trail = Store(plan.folder / "checkpoints", resume=point is not None), Trail()

@@ -16,9 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness.errors import HarnessError, unknown
 from harness.paths import asset, digest
 
+Mode = Literal["full", "lora"]
+MODES: tuple[Mode, ...] = ("full", "lora")
+LORA_LR = 10  # an adapter's usual best learning rate is about ten times that of full fine-tuning
+
 
 class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(_Spec):
@@ -71,7 +75,18 @@ class Optimizer(_Spec):
     clip: float = Field(default=1.0, gt=0)
 
 
+class Lora(_Spec):
+    """What `--mode lora` trains: adapters of rank `r`, scaled by alpha / r. Its best learning rate is another one."""
+
+    r: int = Field(default=16, gt=0)
+    alpha: float = Field(default=32.0, gt=0)
+    lr: float | None = Field(default=None, gt=0)
+    lr_grid: tuple[float, ...] = ()
+
+
 class Train(_Spec):
+    """`gradient_checkpointing` saves memory; what it computes again is hardware FLOPs and never billed."""
+
     epochs: float = Field(gt=0)
     effective_batch: int = Field(gt=0)
     max_length: int = Field(gt=0)
@@ -79,6 +94,16 @@ class Train(_Spec):
     lr_grid: tuple[float, ...]
     schedule: Schedule = Schedule()
     optimizer: Optimizer = Optimizer()
+    lora: Lora = Lora()
+    gradient_checkpointing: bool = False
+
+    def rates(self, mode: Mode) -> tuple[float, tuple[float, ...]]:
+        """Learning rate and grid of a mode; where the suite names none for LoRA, ten times those of full fine-tuning."""
+        if mode == "full":
+            return self.lr, self.lr_grid
+        lr = self.lora.lr or LORA_LR * self.lr
+        grid = self.lora.lr_grid or tuple(x * lr / self.lr for x in self.lr_grid)
+        return float(f"{lr:.9g}"), tuple(float(f"{x:.9g}") for x in grid)
 
 
 class LookSpec(_Spec):
@@ -115,10 +140,16 @@ class Suite(_Spec):
             raise ValueError("tasks: at least one is needed")
         return self
 
-    @property
-    def sha256(self) -> str:
-        """Digest of every value of the suite (not of the file's spelling, nor of where it lies)."""
-        return digest(self.model_dump(mode="json"))
+    def sha256(self, mode: Mode) -> str:
+        """Digest of every value that can move a result in this mode (not of the file's spelling, nor of where it lies).
+
+        Recomputed activations move none; the adapters are LoRA's alone.
+        """
+        values = self.model_dump(mode="json")
+        del values["train"]["gradient_checkpointing"]
+        if mode == "full":
+            del values["train"]["lora"]
+        return digest(values)
 
     @property
     def template_sha256(self) -> str:

@@ -149,7 +149,7 @@ def test_items_and_raw_output_are_kept_and_give_the_scores(ran):
         (["run", "--budget", "1e-6"], "one step of this suite needs"),
         (["run", "--lr", "-1"], "lr -1.0: expected a positive number"),
         (["run", "--limit", "0"], "limit 0: expected at least 2"),
-        (["run", "--mode", "qlora"], "expected 'full'"),
+        (["run", "--mode", "qlora"], "unknown mode 'qlora'; did you mean 'lora'?"),
         (["run", "--mirror", "/nowhere"], "is not a folder"),
         (["rnu"], "unknown command 'rnu'; did you mean 'run'?"),
         (["show", "nothing"], "no record at 'nothing'"),
