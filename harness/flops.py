@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from harness.errors import HarnessError
@@ -105,7 +106,7 @@ class Arch:
         """The same model with an adapter of this rank on every matrix of its blocks, all else frozen."""
         return replace(self, rank=rank)
 
-    @property
+    @cached_property
     def adapters(self) -> int:
         """P_a: the weights of all adapters."""
         return self.layers * sum(self.rank * (m.rows + m.cols) for m in self.matrices)
@@ -119,7 +120,7 @@ class Arch:
         attention = 8 * (self.attention // self.layers) * part.blocks * pairs
         return 2 * (part.weights + part.inputs) * positions + 2 * part.head * self.head * logits + attention
 
-    @property
+    @cached_property
     def trained(self) -> Backward:
         """The backward pass of a training step: of everything, or of the adapters."""
         if not self.rank:
