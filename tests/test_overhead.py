@@ -12,7 +12,7 @@ def test_clocks_stand_around_every_booking_and_leave_no_trace(toy, tiny, tmp_pat
     assert found["lines"] > found["steps"] > 10
     assert found["calls"]["ledger"] >= found["lines"]
     assert found["calls"]["counting FLOPs"] >= 3 * found["steps"]  # ahead of a step, after it, and its hardware column
-    assert found["calls"]["journal"] == 3 * found["verbs"]
+    assert 3 * found["verbs"] - 1 <= found["calls"]["journal"] <= 3 * found["verbs"]  # a verb met the end of the budget
     assert 0 < sum(found["seconds"].values()) < found["wall"]
     share = report(found)
     assert f"{share:.4%}" in capsys.readouterr().out.splitlines()[-1]
