@@ -48,7 +48,7 @@ def one_seed(job: tuple[str, int]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         plan = prepare(Request(strategy="proportional", seed=seed, runs=Path(folder)))
         core, engine = build(plan, Ledger(plan.identity.budget.flops))
-        lab = RunLab(core, Session(core, Journal(None)), plan.rows, seed)
+        lab = RunLab(core, Session(core, Journal(None)), seed)
         test = tokenise(engine.tokenizer, load_rows(plan.suite, "test"), plan.suite.train.max_length)
         mixture = {
             "proportional": lab.proportional(),

@@ -5,7 +5,7 @@ A strategy is a frozen dataclass with `run(lab)`; it holds the plot, the lab hol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
@@ -14,10 +14,13 @@ import numpy as np
 from harness.errors import BudgetExhausted, HarnessError
 from harness.values import (
     REST,
+    Array,
     Checkpoint,
+    Distribution,
     Example,
     ExampleWeights,
     ForkPhase,
+    Generation,
     History,
     Keep,
     Length,
@@ -27,6 +30,8 @@ from harness.values import (
     Objective,
     OptimizerState,
     Score,
+    Select,
+    Selection,
     Split,
     TaskInfo,
     check_weights,
@@ -35,12 +40,16 @@ from harness.values import (
 
 __all__ = [
     "REST",
+    "Array",
     "Budget",
     "BudgetExhausted",
     "Checkpoint",
+    "Distribution",
     "Example",
     "ExampleWeights",
     "ForkPhase",
+    "Generation",
+    "Gradients",
     "HarnessError",
     "History",
     "Keep",
@@ -53,8 +62,11 @@ __all__ = [
     "Objective",
     "OptimizerState",
     "Score",
+    "Select",
+    "Selection",
     "Split",
     "Strategy",
+    "Table",
     "TaskInfo",
     "check_weights",
     "inf",
@@ -73,6 +85,47 @@ class Budget(Protocol):
     def remaining(self) -> int: ...
 
 
+class Table(Protocol):
+    """Per-example columns, float32, NaN where nobody wrote; checkpointed and rolled back with the weights.
+
+    The lab keeps `nll` (mean token NLL at the last training visit) and `visits`. Callbacks see the rows of their batch.
+    """
+
+    def get(self, column: str, examples: Sequence[Example]) -> Array:
+        """Values (n,)."""
+        ...
+
+    def set(self, column: str, examples: Sequence[Example], values: Any) -> None: ...
+    def top(self, column: str, k: int, *, tasks: Iterable[str] | None = None, smallest: bool = False) -> list[Example]:
+        """The k examples with the largest values, largest first; ties in the order of tasks and rows; NaN never."""
+        ...
+
+    def where(
+        self, column: str, *, above: float = -inf, below: float = inf, tasks: Iterable[str] | None = None
+    ) -> list[Example]:
+        """The examples with above < value < below, in the order of tasks and rows; NaN never."""
+        ...
+
+
+class Gradients(Protocol):
+    """Per-example gradients at the weights of their moment: billed at the first use, the rows once.
+
+    Use them before the weights move on, or ask for them `at` a checkpoint.
+    """
+
+    def gram(self, other: Any = None, by: Literal["task"] | None = None) -> Array:
+        """Inner products (n, m) with the rows of `other`, or with each other; by="task": of the tasks' mean rows."""
+        ...
+
+    def rows(self, project: int | None = None) -> Array:
+        """(n, P), or (n, D) after a random projection that keeps inner products in expectation (billed)."""
+        ...
+
+    def mean(self, by: Literal["task"] = "task", project: int | None = None) -> dict[str, Array]:
+        """The mean row of each task's examples."""
+        ...
+
+
 class Lab(Protocol):
     """The instruments. Every verb books the FLOPs that it computes; see docs/rules.md for what is billed."""
 
@@ -89,6 +142,16 @@ class Lab(Protocol):
         """For the strategy's own draws; seeded by the run, never rolled back."""
         ...
 
+    @property
+    def examples(self) -> Table:
+        """What is known of each training example. Reads are journalled."""
+        ...
+
+    @property
+    def state(self) -> MutableMapping[str, Array]:
+        """Named arrays that callbacks (`batch.state`, `pool.state`) and `run` share; rolled back with the weights."""
+        ...
+
     def train(
         self,
         mixture: Mixture,
@@ -100,6 +163,10 @@ class Lab(Protocol):
         optimizer: OptimizerState = "keep",
         objective: Objective | None = None,
         example_weights: ExampleWeights | None = None,
+        pool: int = 1,
+        select: Select | None = None,
+        references: Sequence[Checkpoint] = (),
+        reference_logits: Sequence[Checkpoint] = (),
     ) -> History:
         """Train on whole effective batches of `mixture`; what does not fit under the cap is cut (`history.cut`).
 
@@ -109,9 +176,15 @@ class Lab(Protocol):
 
         The loss of a step is the sum over tokens of w_example * objective / supervised tokens of the effective batch.
         `objective(tokens)` gives a loss per supervised token, pointwise (default: `tokens.nll`); it may use `tokens.nll`,
-        `.logp` (both differentiable), `.p` (detached), `.entropy(top_k)`, `.logits`, `.example`, `.task`, `.lr`, `.progress`.
+        `.logp` (both differentiable), `.p` (detached), `.entropy(top_k)`, `.logits`, `.targets`, `.example`, `.task`,
+        `.column(name)` of the table, `.lr`, `.progress`; `.reference(at)`, log-probabilities of the gold tokens under a
+        checkpoint of `references` (a forward pass billed once per example version), and `.reference_logits(at)`, the
+        logits under one of `reference_logits` (a forward pass billed in every step).
         `example_weights(batch)` gives a weight >= 0 per example from the whole effective batch: `batch.nll` (mean per
-        token), `.tokens`, `.ids`, `.tasks`. Both are pure and are not run again on replay.
+        token), `.tokens`, `.ids`, `.task`, `.table`, `.state`, `.rng`, `.lr`, `.progress`.
+        `select(pool)` is given `pool` effective batches of candidates before an update and returns a `Selection` of k
+        effective batches for k updates; `pool.nll` and its looks `.logprobs`, `.distributions`, `.gradients` are billed
+        when used. Callbacks keep nothing of their own, since they are not run again on replay: `.table` and `.state` do.
         """
         ...
 
@@ -124,6 +197,54 @@ class Lab(Protocol):
         at: Checkpoint | None = None,
     ) -> dict[str, Score]:
         """Look at tasks' validation items (billed; the same weights are never paid twice). `n` takes the first n."""
+        ...
+
+    def logprobs(self, examples: Sequence[Example], *, at: Checkpoint | None = None) -> list[Array]:
+        """Log-probabilities of each example's supervised tokens (S,), in nats; paid once per weights and version.
+
+        `at` looks through another checkpoint - a reference, a proxy, an earlier self - without moving.
+        """
+        ...
+
+    def distributions(
+        self,
+        examples: Sequence[Example],
+        *,
+        top_k: int = 64,
+        support: Sequence[Array] | Sequence[Distribution] | None = None,
+        at: Checkpoint | None = None,
+    ) -> list[Distribution]:
+        """Next-token distributions at each example's supervised tokens: the `top_k` likeliest, or those of `support`."""
+        ...
+
+    def gradients(
+        self,
+        examples: Sequence[Example],
+        *,
+        modules: str | Sequence[str] = "last:3",
+        normalize: bool = False,
+        at: Checkpoint | None = None,
+    ) -> Gradients:
+        """Gradients of each example's mean token NLL by the parameters of `modules`.
+
+        "last:n" = the matrices of the last n blocks (under LoRA their adapters), "all", or a list of prefixes of names.
+        """
+        ...
+
+    def generate(
+        self,
+        examples: Sequence[Example],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        n: int = 1,
+    ) -> list[Generation]:
+        """`n` sampled responses to each example's prompt, example by example; temperature 0 is greedy."""
+        ...
+
+    def grade(self, example: Example, text: str) -> bool:
+        """Whether the suite's scorer would take `text` as this example's answer; free."""
         ...
 
     def checkpoint(self) -> Checkpoint: ...
@@ -148,14 +269,25 @@ class Lab(Protocol):
         """The next k effective batches that training on `mixture` would see; train on them with `just`."""
         ...
 
+    def rewrite(self, example: Example, response: str) -> Example | None:
+        """Train on another response from now on; undone by a rollback to before. None if it is empty or does not fit."""
+        ...
+
     def uniform(self, tasks: Iterable[str] | None = None) -> Mixture: ...
     def proportional(self, tasks: Iterable[str] | None = None) -> Mixture: ...
     def temperature(self, tasks: Iterable[str] | None = None, tau: float = 1.0) -> Mixture: ...
     def only(self, task: str) -> Mixture: ...
     def mixture(self, weights: Mapping[str, float]) -> Mixture: ...
-    def just(self, examples: Sequence[Example]) -> Mixture: ...
+    def just(self, examples: Sequence[Example]) -> Mixture:
+        """Exactly these examples in this order, each with its current response."""
+        ...
+
+    def counts(self, numbers: Mapping[str, int], *, replacement: bool = False) -> Mixture:
+        """A random subset with so many examples of each task, fixed from now on; an epoch is one shuffled pass."""
+        ...
+
     def sample(self, task: str, n: int, split: Split = "train") -> list[Example]:
-        """`n` different examples of a task, drawn from the stream named (sample, task, split)."""
+        """`n` different examples of a task, drawn from the stream named (sample, task, split); the test split is not here."""
         ...
 
     def log(self, name: str, value: object) -> None:
@@ -173,23 +305,41 @@ class Strategy(Protocol):
 class Lens:
     """A lab seen through callbacks: every `train` gets them, everything else goes on to the lab within.
 
-    A method that weighs tokens or examples is a lens: `wrap(self, lab)` returns `lens(lab, objective=...)`. Two lenses
-    that set the same callback are refused. Forks are not seen through it.
+    A method that weighs tokens or examples or chooses them is a lens: `wrap(self, lab)` returns `lens(lab, ...)`. Two
+    lenses that set the same callback are refused; their references add up. Forks are not seen through it.
     """
 
     def __init__(self, lab: Lab, **callbacks: Any) -> None:
         self._lab, self._callbacks = lab, {k: f for k, f in callbacks.items() if f is not None}
 
     def train(self, mixture: Mixture, length: str = REST, **arguments: Any) -> History:
-        for name in self._callbacks:
+        mine = dict(self._callbacks)
+        for name in REFERENCES:
+            both = (*arguments.pop(name, ()), *mine.pop(name, ()))
+            mine[name] = tuple(dict.fromkeys(both))
+        for name in mine.keys() - set(REFERENCES):
             if arguments.get(name) is not None:
                 raise HarnessError(f"two parts of this strategy set {name!r}: they cannot be combined")
-        return self._lab.train(mixture, length, **(arguments | self._callbacks))
+        return self._lab.train(mixture, length, **(arguments | {k: v for k, v in mine.items() if v != ()}))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._lab, name)
 
 
-def lens(lab: Lab, *, objective: Objective | None = None, example_weights: ExampleWeights | None = None) -> Lab:
+REFERENCES = ("references", "reference_logits")
+
+
+def lens(
+    lab: Lab,
+    *,
+    objective: Objective | None = None,
+    example_weights: ExampleWeights | None = None,
+    select: Select | None = None,
+    pool: int | None = None,
+    references: Sequence[Checkpoint] = (),
+    reference_logits: Sequence[Checkpoint] = (),
+) -> Lab:
     """`lab` with these callbacks in every `train`."""
-    return cast(Lab, Lens(lab, objective=objective, example_weights=example_weights))
+    held = {"references": tuple(references), "reference_logits": tuple(reference_logits)}
+    callbacks = {"objective": objective, "example_weights": example_weights, "select": select, "pool": pool}
+    return cast(Lab, Lens(lab, **callbacks, **held))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import math
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,3 +56,19 @@ def qualified(function: Callable[..., Any] | None) -> str | None:
     if not callable(function):
         raise HarnessError(f"a callback is {function!r}; expected a function")
     return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+
+
+def arrays_to_json(arrays: Sequence[np.ndarray[Any, Any]]) -> list[Any]:
+    """Arrays exactly, compressed: one [dtype, shape, text] each."""
+    return [
+        [a.dtype.str, list(a.shape), base64.b64encode(zlib.compress(np.ascontiguousarray(a).tobytes(), 1)).decode()]
+        for a in map(np.asarray, arrays)
+    ]
+
+
+def arrays_from_json(raw: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
+    """The arrays of `arrays_to_json`, bit for bit."""
+    return [
+        np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype=dtype).reshape(shape).copy()
+        for dtype, shape, text in raw
+    ]

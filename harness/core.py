@@ -6,42 +6,31 @@ paid once per weights, a checkpoint exists once, and the path from the base to t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from harness.api import ExampleWeights, Look, Metric, Mixture, Objective, Score, TaskInfo
+import numpy as np
+import torch
+
+from harness.api import HarnessError, Look, Metric, Mixture, Score, TaskInfo
 from harness.checkpoint import Store, Tensors
+from harness.codec import plain
+from harness.corpus import Data
 from harness.data import Item
 from harness.ledger import Account, Cost
 from harness.looks import Looks, pooled
 from harness.loop import Clock, Spec, Stage
-from harness.sampler import Sampler
+from harness.ports import Engine, Scope
+from harness.sampler import Sampler, stream
 from harness.suite import Suite
+from harness.table import Columns, State
 from harness.trail import BASE, Trail
 
+LOG_NAME_BYTES, LOG_RUN_BYTES = 64_000, 1_000_000
 
-class Engine(Protocol):
-    """What the core needs of an engine; tests may script one without torch."""
-
-    def step(
-        self,
-        items: list[Item],
-        lr: float,
-        objective: Objective | None = None,
-        example_weights: ExampleWeights | None = None,
-        *,
-        progress: float = 0.0,
-    ) -> Any: ...
-    def evaluate(self, items: list[Item]) -> tuple[list[Any], int]: ...
-    def training_cost(self, items: list[Item], hardware: int = 0) -> Cost: ...
-    def forward_cost(self, items: list[Item], hardware: int = 0) -> Cost: ...
-    def weights(self) -> Tensors: ...
-    def load_weights(self, tensors: Tensors) -> None: ...
-    def load_base(self) -> None: ...
-    def moments(self) -> Tensors: ...
-    def load_moments(self, tensors: Tensors) -> None: ...
-    def fresh_optimizer(self) -> None: ...
+__all__ = ["Core", "Data", "Engine", "Progress"]
 
 
 @dataclass(frozen=True)
@@ -54,15 +43,6 @@ class Progress:
     tokens: int
     loss: float
     seconds: float
-
-
-@dataclass(frozen=True)
-class Data:
-    """One model's view of the suite: tokenised training and validation items by task."""
-
-    suite: Suite
-    train: Mapping[str, list[Item]]
-    validation: Mapping[str, list[Item]]
 
 
 class Core:
@@ -85,7 +65,9 @@ class Core:
         self.engine, self.data, self.ledger, self.store = engine, data, account, store
         self.sampler, self.clock, self.trail, self.watch = sampler, clock, trail, watch
         self.suite, self.train, self.validation = data.suite, data.train, data.validation
-        self.by_id = {item.id: item for group in data.train.values() for item in group}
+        self.table, self.memory = Columns({t: len(items) for t, items in data.train.items()}), State()
+        self.revised: dict[str, str] = {}  # example id -> version of its response, where it was rewritten
+        self._others: dict[str, Tensors] = {}
         self.info = {t: _info(self.suite, t, data.train[t], data.validation[t]) for t in sorted(data.train)}
         self.looks = Looks(engine, data.validation, self.info, account, trail, self.suite.look if looking else None)
         self.base = self.standing = base
@@ -98,15 +80,64 @@ class Core:
 
     # --- what the loop asks for
 
-    def items(self, ids: list[str]) -> list[Item]:
-        return [self.by_id[i] for i in ids]
+    def items(self, ids: Sequence[str]) -> list[Item]:
+        return [self.data.item(i, self.revised.get(i, "")) for i in ids]
 
-    def step_cost(self, items: list[Item]) -> Cost:
-        return self.engine.training_cost(items)
+    def step_cost(self, items: list[Item], spec: Spec) -> Cost:
+        """What a step on these items bills: with the forward passes of references that are not paid for yet."""
+        cost = self.engine.training_cost(items)
+        model = cost.model + len(spec.logits) * self.engine.forward_cost(items).model
+        for at in spec.references:
+            unseen = self._unseen(at.weights, items)
+            model += self.engine.forward_cost(unseen).model if unseen else 0
+        return Cost(model, cost.hardware, cost.tokens)
 
-    def take_step(self, items: list[Item], lr: float, spec: Spec) -> tuple[tuple[float, ...], Cost]:
-        step = self.engine.step(items, lr, spec.objective, spec.example_weights, progress=self.clock.progress)
-        return step.nll, step.cost
+    def take_step(
+        self, items: list[Item], lr: float, spec: Spec, step: int, weights: Sequence[float] | None
+    ) -> tuple[tuple[float, ...], Cost]:
+        bill = self.step_cost(items, spec)
+        references, hardware = {}, 0
+        for at in spec.references:
+            hardware += self.look_at_gold(at.weights, self.keys(items), self._unseen(at.weights, items))
+            references[at] = self.trail.gold.get(at.weights, self.keys(items))
+        done = self.engine.step(
+            items,
+            lr,
+            spec.objective,
+            spec.example_weights,
+            scope=Scope(self.table, self.memory, self.rng(step), self.clock.progress),
+            references=references,
+            others={at: self._other(at.weights) for at in spec.logits},
+            weights=weights,
+        )
+        self.table.visit([i.id for i in items], [n / i.supervised for n, i in zip(done.nll, items, strict=True)])
+        return done.nll, Cost(bill.model, done.cost.hardware + hardware, bill.tokens)
+
+    def rng(self, step: int) -> np.random.Generator:
+        """For a callback of this verb's step."""
+        return stream(self.sampler.seed, "callback", self.verb, step)
+
+    def keys(self, items: Sequence[Item]) -> list[tuple[str, str]]:
+        return [(item.id, self.revised.get(item.id, "")) for item in items]
+
+    def _unseen(self, weights: str, items: Sequence[Item]) -> list[Item]:
+        by_key = dict(zip(self.keys(items), items, strict=True))
+        return [by_key[key] for key in self.trail.gold.missing(weights, by_key)]
+
+    def look_at_gold(self, weights: str, keys: Sequence[tuple[str, str]], unseen: list[Item]) -> int:
+        """Log-probabilities of these items' tokens through other weights into `trail.gold`; the hardware FLOPs."""
+        if not unseen:
+            return 0
+        missing = self.trail.gold.missing(weights, keys)
+        arrays, hardware = self.look_through(weights, lambda: self.engine.logprobs(unseen))
+        self.trail.gold.put(weights, missing, arrays)
+        return int(hardware)
+
+    def _other(self, weights: str) -> Tensors:
+        """Weights that an objective compares with, held until the next stage."""
+        if weights not in self._others:
+            self._others[weights] = self.weights_at(weights)
+        return self._others[weights]
 
     def stepped(self, step: int, tokens: int, loss: float, seconds: float) -> None:
         self.standing = f"{self.verb}:{step}"
@@ -147,10 +178,22 @@ class Core:
     def _store(self, weights: str, optimizer: bool) -> None:
         if weights == self.base or weights in self.store:
             return
-        groups = {"model": self.engine.weights()}
+        groups = {"model": self.engine.weights()} | self._remembered()
         if optimizer:
             groups["optimizer"] = self.engine.moments()
-        self.store.save(weights, groups, {"sampler": self.sampler.state()})
+        self.store.save(weights, groups, {"sampler": self.sampler.state(), "revised": self.revised})
+
+    def _remembered(self) -> dict[str, Tensors]:
+        return {"table": _torch(self.table.tensors()), "memory": _torch(self.memory.tensors())}
+
+    def gold_tensors(self) -> Tensors:
+        return _torch(self.trail.gold.tensors())
+
+    def remember(self, groups: Mapping[str, Tensors], revised: Mapping[str, str]) -> None:
+        """Example statistics, named arrays and rewritten responses as they were with some weights."""
+        self.table.load({k: v.numpy() for k, v in groups["table"].items()})
+        self.memory.load({k: v.numpy() for k, v in groups["memory"].items()})
+        self.revised = dict(revised)
 
     def pin(self) -> str:
         """Store the standing weights, with the optimizer, for the rest of the run."""
@@ -171,6 +214,9 @@ class Core:
             self.engine.load_base()
             self.engine.fresh_optimizer()
             self.sampler.load(Sampler(self.sampler.seed, self.sampler.sizes).state())
+            self.table.clear()
+            self.memory.load({})
+            self.revised = {}
         else:
             groups, state = self.store.load(weights)
             self.engine.load_weights(groups["model"])
@@ -179,29 +225,41 @@ class Core:
             else:
                 self.engine.fresh_optimizer()
             self.sampler.load(state["sampler"])
+            self.remember(groups, state["revised"])
         self.standing = weights
 
+    def available(self, weights: str) -> bool:
+        """Whether one can look through these weights."""
+        return weights in (self.standing, self.base) or weights in self.store
+
+    def weights_at(self, weights: str) -> Tensors:
+        """A checkpoint's weights. Raises HarnessError if it was released."""
+        if weights == self.base:
+            return self.engine.base()
+        if weights not in self.store:
+            raise HarnessError(f"checkpoint {weights} was released; see Lab.train about `keep`")
+        return self.store.load(weights)[0]["model"]
+
     def look_through(self, at: str, look: Callable[[], Any]) -> Any:
-        """Do `look` with other weights in the engine and put ours back; optimizer and samplers are not touched."""
+        """Do `look` with other weights in the engine; ours, optimizer and samplers are not touched."""
         if at == self.standing:
             return look()
-        mine, standing = self.engine.weights(), self.standing
-        if at == self.base:
-            self.engine.load_base()
-        else:
-            self.engine.load_weights(self.store.load(at)[0]["model"])
-        self.standing = at
+        standing, self.standing = self.standing, at
         try:
-            return look()
+            with self.engine.wearing(self.weights_at(at)):
+                return look()
         finally:
-            self.engine.load_weights(mine)
             self.standing = standing
 
-    def new_stage(self, mixture: Mixture, fresh: bool) -> None:
-        """Begin a `train`: release the previous one's checkpoints, restart the optimizer if asked."""
+    def new_stage(self, mixture: Mixture, fresh: bool, references: set[str]) -> None:
+        """Begin a `train`: release the previous one's checkpoints but its references, restart the optimizer if asked."""
         self.settle()
-        for weights in sorted(self.loose - {self.standing}):
+        for weights in sorted(references):
+            self.weights_at(weights)
+        for weights in sorted(self.loose - {self.standing} - references):
             self.release(weights)
+        self._others = {}
+        self.trail.gold.prune(self.available)
         if fresh:
             self.engine.fresh_optimizer()
         weights_now = {t: round(w, 6) for t, w in mixture.weights.items()}
@@ -229,10 +287,11 @@ class Core:
             "account": [self.ledger.cap, self.ledger.spent, self.ledger.exhausted],
             "sampler": self.sampler.state(),
             "progress": self.clock.progress,
+            "revised": self.revised,
         }
 
     def tensors(self) -> dict[str, Tensors]:
-        return {"model": self.engine.weights(), "optimizer": self.engine.moments()}
+        return {"model": self.engine.weights(), "optimizer": self.engine.moments()} | self._remembered()
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go back to a snapshot's plain state; the engine is loaded by `load_tensors`."""
@@ -241,10 +300,21 @@ class Core:
         self.ledger.cap, self.ledger.spent, self.ledger.exhausted = state["account"]
         self.sampler.load(state["sampler"])
         self.clock.progress = state["progress"]
+        self.revised = dict(state["revised"])
 
     def load_tensors(self, tensors: Mapping[str, Tensors]) -> None:
         self.engine.load_weights(tensors["model"])
         self.engine.load_moments(tensors["optimizer"])
+        self.remember(tensors, self.revised)
+
+    def log(self, name: str, value: object) -> None:
+        """Put a value of a strategy's own into the record's events, within bounds."""
+        found = plain(value)
+        size, logged = len(json.dumps(found)), self.trail.logged
+        if logged.get(name, 0) + size > LOG_NAME_BYTES or sum(logged.values()) + size > LOG_RUN_BYTES:
+            raise HarnessError(f"log {name!r}: more than {LOG_NAME_BYTES:,} bytes a name or {LOG_RUN_BYTES:,} a run")
+        logged[name] = logged.get(name, 0) + size
+        self.note("log", name, found)
 
     def note(self, verb: str, note: str, data: Any = None) -> None:
         """Put an event into the record."""
@@ -255,3 +325,7 @@ class Core:
 def _info(suite: Suite, task: str, train: list[Item], validation: list[Item]) -> TaskInfo:
     tokens, supervised = sum(i.tokens for i in train), sum(i.supervised for i in train)
     return TaskInfo(task, len(train), len(validation), tokens, supervised, suite.tasks[task].signal)
+
+
+def _torch(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Tensors:
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}

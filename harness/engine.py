@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from harness.flops import Arch
 from harness.ledger import Cost
 from harness.lora import LoraSpec, inject, merged
 from harness.packing import Pack, by_owner, packs, plan_rows
+from harness.ports import Scope
 from harness.suite import Optimizer
 from harness.tokens import ExampleWeights, Frame, Objective, References, Tokens, token_losses, weights_of
 
@@ -144,17 +146,22 @@ class Engine:
         objective: Objective | None = None,
         example_weights: ExampleWeights | None = None,
         *,
+        scope: Scope | None = None,
         references: References | None = None,
+        others: Mapping[Any, Tensors] | None = None,
+        weights: Sequence[float] | None = None,
         progress: float = math.nan,
     ) -> Step:
         """One step on one effective batch: sum of w_example * objective / supervised tokens of the whole batch.
 
         Weights come from statistics of the whole batch: if it falls into several micro-batches, a first pass without
-        gradients collects them (hardware FLOPs only). Raises RunFailed when a callback's result cannot be used, or when
+        gradients collects them (hardware FLOPs only); `weights` multiply them. Each of `others` gives its logits to the
+        objective by a forward pass of its own. Raises RunFailed when a callback's result cannot be used, or when
         the loss or the gradient is not finite; the weights are then as they were.
         """
+        frame = Frame(items, references, lr, scope.progress if scope else progress, scope)
         try:
-            nll, hardware = self._backward(items, Frame(items, references, lr, progress), objective, example_weights)
+            nll, hardware = self._backward(items, frame, objective, example_weights, others or {}, weights)
             norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.spec.clip))
             if not math.isfinite(norm) or not bool(torch.isfinite(nll).all()):
                 raise RunFailed("the loss is not finite")
@@ -168,31 +175,49 @@ class Engine:
         return Step(tuple(nll.tolist()), norm, self.training_cost(items, hardware))
 
     def _backward(
-        self, items: Sequence[Item], frame: Frame, objective: Objective | None, weighting: ExampleWeights | None
+        self,
+        items: Sequence[Item],
+        frame: Frame,
+        objective: Objective | None,
+        weighting: ExampleWeights | None,
+        others: Mapping[Any, Tensors] | None = None,
+        given: Sequence[float] | None = None,
     ) -> tuple[torch.Tensor, int]:
         """Accumulate the gradient of one effective batch; summed NLL by item, and the hardware FLOPs."""
         total = sum(item.supervised for item in items)
         nll = torch.zeros(len(items), dtype=torch.float64)
         parts = list(self.packs(items))
         weights, hardware = None, 0
+        fixed = None if given is None else torch.tensor(given, dtype=torch.float64)
         if weighting and len(parts) > 1:
             seen, hardware = self.evaluate(items)
             weights = weights_of(weighting, frame, torch.tensor([s.nll for s in seen], dtype=torch.float64))
         for pack in parts:
+            seen_by, more = self._logits(pack, others or {})
             with self.accelerator.autocast():
                 scores = self.model(pack)
-            tokens = Tokens(scores, pack.targets, pack.owner, pack.items, frame)
+            tokens = Tokens(scores, pack.targets, pack.owner, pack.items, frame, seen_by)
             nll[list(pack.items)] = by_owner(tokens.nll.detach(), pack)
             if weighting and weights is None:
                 weights = weights_of(weighting, frame, nll)
             losses = token_losses(tokens, objective)
-            if weights is not None:
-                losses = losses * weights.to(losses)[tokens.example]
+            for factor in (weights, fixed):
+                losses = losses if factor is None else losses * factor.to(losses)[tokens.example]
             self.accelerator.backward(losses.sum() / total)
             rows, width = pack.ids.shape
-            hardware += self.arch.padded_gradient(self.arch.trained, rows, width, len(pack.targets))
+            hardware += more + self.arch.padded_gradient(self.arch.trained, rows, width, len(pack.targets))
             hardware += self.arch.recomputed(rows, width) if self.checkpointing else 0
         return nll, hardware
+
+    @torch.no_grad()
+    def _logits(self, pack: Pack, others: Mapping[Any, Tensors]) -> tuple[dict[Any, torch.Tensor], int]:
+        """Logits (S, V) of a micro-batch under other weights, by their name; second: the hardware FLOPs."""
+        found = {}
+        for name, tensors in others.items():
+            with self.wearing(tensors), self.accelerator.autocast():
+                found[name] = self.model(pack)
+        rows, width = pack.ids.shape
+        return found, len(others) * self.arch.padded_forward(rows, width, len(pack.targets))
 
     @torch.no_grad()
     def evaluate(self, items: Sequence[Item]) -> tuple[list[Seen], int]:
@@ -235,12 +260,29 @@ class Engine:
             if parameter.requires_grad:
                 parameter.copy_(tensors[name])
 
-    def load_base(self) -> None:
-        """The weights of the model's own folder again; under LoRA the adapters as they were drawn."""
+    @contextmanager
+    def wearing(self, tensors: Tensors) -> Iterator[None]:
+        """Other weights for a while; ours, their gradients and the optimizer are not touched, only set aside."""
+        mine = {n: p.data for n, p in self.lm.named_parameters() if p.requires_grad}
+        for name, parameter in self.lm.named_parameters():
+            if parameter.requires_grad:
+                parameter.data = tensors[name].to(parameter)
+        try:
+            yield
+        finally:
+            for name, parameter in self.lm.named_parameters():
+                if name in mine:
+                    parameter.data = mine[name]
+
+    def base(self) -> Tensors:
+        """The trainable weights as the run began: the model's own folder, or under LoRA the adapters as drawn."""
         if self._start is not None:
-            return self.load_weights(self._start)
+            return self._start
         lm = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
-        return self.load_weights(dict(lm.named_parameters()))
+        return {n: p.detach() for n, p in lm.named_parameters()}
+
+    def load_base(self) -> None:
+        self.load_weights(self.base())
 
     def moments(self) -> Tensors:
         """A copy of the optimizer's state in host memory, as `index.name` tensors; empty before the first step."""

@@ -41,3 +41,11 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> HarnessError:
     near = get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
     hint = f"did you mean {folded[near[0]]!r}?" if near else f"known: {', '.join(names)}"
     return HarnessError(f"unknown {kind} {name!r}; {hint}")
+
+
+class NoRoom(BaseException):
+    """Work inside a running `train` does not fit under its cap: the training is cut there. Not an Exception, see above."""
+
+    def __init__(self, flops: int) -> None:
+        super().__init__(f"{flops} FLOPs do not fit")
+        self.flops = flops

@@ -48,7 +48,7 @@ class Fork:
         lab._verb("fork", [self._phase, self._start, self._flops], compute, lambda r: r, lambda r: None)
         if replayed:
             session.enter(child, opened, self._start, replayed=True)
-        self._child = type(lab)(child, session, lab._rows, lab._seed, opened)
+        self._child = type(lab)(child, session, lab._seed, opened)
         return self._child
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: object) -> bool:

@@ -96,6 +96,10 @@ class Gradients:
             counts[item.task] = counts.get(item.task, 0) + 1
         return {task: (sums[task] / counts[task]).astype(np.float32) for task in sorted(sums)}
 
+    def compute(self) -> None:
+        """Compute the rows now, at the weights that stand."""
+        self._rows()
+
     def _rows(self) -> Array:
         if self._kept is None:
             shape = (len(self.items), self.size)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, TypeVar
-
-import numpy as np
+from typing import Literal
 
 from harness.api import (
     REST,
     Checkpoint,
-    Example,
     ExampleWeights,
     ForkPhase,
     HarnessError,
@@ -25,104 +20,34 @@ from harness.api import (
     Objective,
     OptimizerState,
     Score,
+    Select,
     TaskInfo,
 )
 from harness.codec import history_from_json, history_to_json, one_of, plain, qualified
 from harness.core import Core
-from harness.data import Row
-from harness.durable import fault
-from harness.errors import BudgetExhausted, NonDeterministicStrategy
 from harness.fork import Fork
 from harness.loop import Spec, run_stage
-from harness.mixtures import Mixtures
+from harness.memory import ExampleTable, LabState
 from harness.paths import digest
-from harness.sampler import mixture_digest, stream
+from harness.pool import check_pool, gatherer
+from harness.probing import Probing
+from harness.sampler import mixture_digest
 from harness.session import Session
 from harness.trail import BASE
 
-T = TypeVar("T")
 FORK_PHASES = ("proxy", "probe", "gradients", "generate")
-LOG_NAME_BYTES, LOG_RUN_BYTES = 64_000, 1_000_000
 
 
-class JournalledBudget:
-    """Reads of the budget are journalled, so that a replay sees the values of that moment."""
-
-    def __init__(self, lab: RunLab) -> None:
-        self._lab = lab
-
-    @property
-    def total(self) -> int:
-        return self._lab._core.ledger.cap
-
-    @property
-    def spent(self) -> int:
-        return self._lab._verb("budget", [], lambda: self._lab._core.ledger.spent, int, int)
-
-    @property
-    def remaining(self) -> int:
-        return self.total - self.spent
-
-
-class RunLab(Mixtures):
+class RunLab(Probing):
     """`harness.api.Lab` over one engine. See the protocol for what the verbs mean."""
 
-    def __init__(
-        self, core: Core, session: Session, rows: Mapping[str, Mapping[str, list[Row]]], seed: int, fork: int = -1
-    ) -> None:
-        super().__init__(core, rows, seed)
-        self._session, self._journal = session, session.journal
-        self._rng = stream(seed, "strategy", fork)
-        self._logged: dict[str, int] = {}
-        self.seconds_inside = 0.0
-        self.budget = JournalledBudget(self)
+    def __init__(self, core: Core, session: Session, seed: int, fork: int = -1) -> None:
+        super().__init__(core, session, seed, fork)
+        self.examples, self.state = ExampleTable(self), LabState(self)
 
     @property
     def tasks(self) -> Mapping[str, TaskInfo]:
         return dict(self._core.info)
-
-    @property
-    def rng(self) -> np.random.Generator:
-        return self._rng
-
-    def _verb(
-        self, name: str, args: Any, compute: Callable[[], T], encode: Callable[[T], Any], decode: Callable[[Any], T]
-    ) -> T:
-        """Answer from the journal if this verb is finished there, else compute, book and journal it."""
-        if name != "join":
-            self._session.require_top(self._core)
-        key = digest(args)[:16]
-        line = self._journal.recall(name, key)
-        if line is not None:
-            self._raise_again(line["exhausted"])
-            return decode(line["result"])
-        core, started = self._core, time.perf_counter()
-        if core.resumed is not None and core.args != key:
-            raise NonDeterministicStrategy(f"verb {self._journal.verbs} was a train that {name} does not continue")
-        core.verb, core.args = self._journal.verbs, key
-        fault("verb")
-        try:
-            result = compute()
-        except BudgetExhausted as end:
-            # Journalled too: a fork swallows its own end, so a replay must meet it at the same verb.
-            depth = [account is end.account for account in core.ledger.chain()].index(True)
-            self._journal.append(name, key, None, len(core.ledger.root.entries), exhausted=depth)
-            raise
-        finally:
-            self.seconds_inside += time.perf_counter() - started
-            core.ledger.root.flush()
-        encoded = encode(result)
-        self._journal.check(name, key, encoded)
-        self._journal.append(name, key, encoded, len(core.ledger.root.entries))
-        core.tick(None)
-        return result
-
-    def _raise_again(self, exhausted: int | None) -> None:
-        """On replay: the end of the budget that this verb met, of this lab's account or one above it."""
-        if exhausted is not None:
-            account = list(self._core.ledger.chain())[exhausted]
-            account.exhausted = True
-            raise BudgetExhausted(account)
 
     # --- train and look
 
@@ -137,6 +62,10 @@ class RunLab(Mixtures):
         optimizer: OptimizerState = "keep",
         objective: Objective | None = None,
         example_weights: ExampleWeights | None = None,
+        pool: int = 1,
+        select: Select | None = None,
+        references: Sequence[Checkpoint] = (),
+        reference_logits: Sequence[Checkpoint] = (),
     ) -> History:
         long, grid = Length.parse(length), Length.parse(eval_every) if eval_every else None
         if grid and grid.unit == "rest":
@@ -145,6 +74,8 @@ class RunLab(Mixtures):
         one_of("optimizer", optimizer, ("keep", "fresh"))
         one_of("metric", metric, (None, "loss", "exact_match"))
         self._known(mixture.weights)
+        check_pool(pool, select)
+        references, reference_logits = tuple(references), tuple(reference_logits)
         args = [
             mixture_digest(mixture),
             length,
@@ -154,6 +85,10 @@ class RunLab(Mixtures):
             optimizer,
             qualified(objective),
             qualified(example_weights),
+            pool,
+            qualified(select),
+            [at.weights for at in references],
+            [at.weights for at in reference_logits],
         ]
 
         def compute() -> History:
@@ -163,9 +98,22 @@ class RunLab(Mixtures):
             fresh = optimizer == "fresh"
             if resumed is None:
                 core.ledger.require(0)
-                core.new_stage(mixture, fresh)
-            start, batch = core.trail.starts[core.verb], core.suite.train.effective_batch
-            spec = Spec(core.verb, start, mixture, long, grid, keep, batch, fresh, objective, example_weights)
+                core.new_stage(mixture, fresh, {at.weights for at in (*references, *reference_logits)})
+            spec = Spec(
+                core.verb,
+                core.trail.starts[core.verb],
+                mixture,
+                long,
+                grid,
+                keep,
+                core.suite.train.effective_batch,
+                fresh,
+                objective,
+                example_weights,
+                references,
+                reference_logits,
+                gatherer(core, mixture, pool, select) if select else None,
+            )
             history = run_stage(core, spec, resumed)
             if history.last.kept and keep == "last":
                 core.loose.add(core.standing)
@@ -257,23 +205,7 @@ class RunLab(Mixtures):
             raise HarnessError(f"fork: a budget of {budget} FLOPs; expected a positive number")
         return budget
 
-    def draw(self, mixture: Mixture, k: int = 1) -> list[Example]:
-        """The next k effective batches that training on `mixture` would see; they are used up."""
-        self._known(mixture.weights)
-        if k < 1:
-            raise HarnessError(f"draw: k is {k}, expected at least 1")
-        core = self._core
-        n = k * core.suite.train.effective_batch
-        key = [mixture_digest(mixture), k]
-        ids: list[str] = self._verb("draw", key, lambda: core.sampler.draw(mixture, n), lambda r: r, lambda r: r)
-        return [self._example(i) for i in ids]
-
     def log(self, name: str, value: object) -> None:
-        value = plain(value)
-        size = len(json.dumps(value))
-        total = self._logged[name] = self._logged.get(name, 0) + size
-        if total > LOG_NAME_BYTES or sum(self._logged.values()) > LOG_RUN_BYTES:
-            raise HarnessError(f"log {name!r}: more than {LOG_NAME_BYTES:,} bytes a name or {LOG_RUN_BYTES:,} a run")
-        self._verb(
-            "log", [name, digest(value)], lambda: self._core.note("log", name, value), lambda r: r, lambda r: None
-        )
+        found = plain(value)
+        core = self._core
+        self._verb("log", [name, digest(found)], lambda: core.log(name, found), lambda r: r, lambda r: None)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from harness.api import Checkpoint, ExampleWeights, History, Keep, Length, Look, Mixture, Objective
 from harness.data import Item
-from harness.errors import RunFailed
+from harness.errors import NoRoom, RunFailed
 from harness.ledger import Account, Cost
 from harness.sampler import Sampler
 from harness.suite import Schedule
@@ -49,9 +49,11 @@ class Trainer(Protocol):
     sampler: Sampler
     clock: Clock
 
-    def items(self, ids: list[str]) -> list[Item]: ...
-    def step_cost(self, items: list[Item]) -> Cost: ...
-    def take_step(self, items: list[Item], lr: float, spec: Spec) -> tuple[tuple[float, ...], Cost]: ...
+    def items(self, ids: Sequence[str]) -> list[Item]: ...
+    def step_cost(self, items: list[Item], spec: Spec) -> Cost: ...
+    def take_step(
+        self, items: list[Item], lr: float, spec: Spec, step: int, weights: Sequence[float] | None
+    ) -> tuple[tuple[float, ...], Cost]: ...
     def look_cost(self) -> int: ...
     def look(self, step: int, epoch: float) -> Look: ...
     def save(self, weights: str, restart: bool) -> None: ...
@@ -60,9 +62,16 @@ class Trainer(Protocol):
     def tick(self, stage: Stage) -> None: ...
 
 
+Update = tuple[list[str], list[float] | None]  # the examples of one optimizer step, and weights for them
+
+
 @dataclass(frozen=True)
 class Spec:
-    """The arguments of one `train` verb, resolved. `start` names the weights that it begins with."""
+    """The arguments of one `train` verb, resolved. `start` names the weights that it begins with.
+
+    `gather(step, reserve)` chooses the next updates where a selector is at work; it bills what it looks at, leaves
+    `reserve` under the cap and raises NoRoom otherwise.
+    """
 
     verb: int
     start: str
@@ -74,6 +83,9 @@ class Spec:
     fresh: bool
     objective: Objective | None = None
     example_weights: ExampleWeights | None = None
+    references: tuple[Checkpoint, ...] = ()
+    logits: tuple[Checkpoint, ...] = ()
+    gather: Callable[[int, int], list[Update]] | None = None
 
 
 @dataclass
@@ -89,17 +101,19 @@ class Stage:
     looks: list[Look] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     loss: dict[str, list[float]] = field(default_factory=dict)
+    pending: list[Update] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
         """JSON state: `load` of it goes on exactly here."""
         looks = [[k.step, k.epoch, dict(k.values), k.value] for k in self.looks]
         plain = {"step": self.step, "billed": self.billed, "next_look": self.next_look}
-        return plain | {"looks": looks, "names": self.names, "loss": self.loss}
+        return plain | {"looks": looks, "names": self.names, "loss": self.loss, "pending": self.pending}
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.step, self.billed, self.next_look = state["step"], state["billed"], state["next_look"]
         self.looks = [Look(step, epoch, values, value) for step, epoch, values, value in state["looks"]]
         self.names, self.loss = list(state["names"]), {t: list(v) for t, v in state["loss"].items()}
+        self.pending = [(list(ids), weights) for ids, weights in state["pending"]]
 
     def epochs(self) -> float:
         return self.step * self.spec.batch / self.spec.mixture.epoch_examples
@@ -140,32 +154,52 @@ def run_stage(lab: Trainer, spec: Spec, resumed: Mapping[str, Any] | None = None
         stage.load(resumed)
     elif spec.grid:
         _look(lab, stage)
-    while True:
-        before = lab.sampler.state()
-        items = lab.items(lab.sampler.draw(spec.mixture, spec.batch))
-        cost = lab.step_cost(items)
+    while not stage.complete(0):
+        before, fresh = lab.sampler.state(), not stage.pending
+        try:
+            ids, weights = _next(lab, stage, reserve)
+        except NoRoom as missing:  # what a selector wanted to look at
+            lab.sampler.load(before)
+            stage.cut = True
+            reserve += missing.flops
+            break
+        items = lab.items(ids)
+        cost = lab.step_cost(items, spec)
         done = stage.complete(cost.model)
         if done or not lab.ledger.fits(cost.model + reserve):
-            lab.sampler.load(before)
+            if fresh:
+                lab.sampler.load(before)
             stage.cut = not done
+            reserve += cost.model
             break
-        _step(lab, stage, items, cost)
+        stage.pending.pop(0)
+        _step(lab, stage, items, cost, weights)
         if stage.look_due():
             _look(lab, stage)
         lab.tick(stage)
     if stage.cut and not stage.step:
-        lab.ledger.require(cost.model + reserve)  # nothing fitted at all: this verb itself is the one too many
+        lab.ledger.require(reserve)  # nothing fitted at all: this verb itself is the one too many
     history = _finish(lab, stage)
     if stage.cut:
-        lab.ledger.cut(cost.model + reserve)
+        lab.ledger.cut(reserve)
     return history
 
 
-def _step(lab: Trainer, stage: Stage, items: list[Item], cost: Cost) -> None:
+def _next(lab: Trainer, stage: Stage, reserve: int) -> Update:
+    """The examples of the next step; a selector is asked when nothing that it chose is left."""
+    spec, spent = stage.spec, lab.ledger.spent
+    if not stage.pending:
+        choose = spec.gather or (lambda step, reserve: [(lab.sampler.draw(spec.mixture, spec.batch), None)])
+        stage.pending = choose(stage.step, reserve)
+        stage.billed += lab.ledger.spent - spent
+    return stage.pending[0]
+
+
+def _step(lab: Trainer, stage: Stage, items: list[Item], cost: Cost, weights: Sequence[float] | None) -> None:
     lr = lab.clock.advance(cost.model, lab.ledger.remaining)
     started = time.perf_counter()
     try:
-        nll, booked = lab.take_step(items, lr, stage.spec)
+        nll, booked = lab.take_step(items, lr, stage.spec, stage.step + 1, weights)
     except RunFailed as error:
         raise RunFailed(f"{error} at step {stage.step + 1} of verb {stage.spec.verb} (lr {lr:.2g})") from None
     stage.step += 1

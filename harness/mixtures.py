@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
 
 from harness.api import Example, HarnessError, Mixture, Split, check_weights
 from harness.codec import one_of
-from harness.core import Core
-from harness.data import Row
 from harness.errors import unknown
-from harness.sampler import stream
+from harness.paths import digest
+from harness.sampler import mixture_digest, stream
+from harness.verbs import Verbs
 
 
-class Mixtures:
+class Mixtures(Verbs):
     """What a lab can say about its data."""
-
-    def __init__(self, core: Core, rows: Mapping[str, Mapping[str, list[Row]]], seed: int) -> None:
-        self._core, self._rows, self._seed = core, rows, seed
-        self._samples: dict[tuple[str, str], int] = {}
 
     def proportional(self, tasks: Iterable[str] | None = None) -> Mixture:
         """Weights by number of examples: an epoch is one exact pass over them."""
@@ -48,25 +46,78 @@ class Mixtures:
         if not examples:
             raise HarnessError("just(): at least one example is needed")
         for example in examples:
-            if example.id not in self._core.by_id:
+            if example.split != "train":
                 raise HarnessError(f"just(): {example.id!r} is not a training example")
-        tasks = [e.task for e in examples]
-        weights = {t: tasks.count(t) / len(tasks) for t in sorted(set(tasks))}
-        return Mixture(weights, {}, sequence=tuple(e.id for e in examples))
+        self._core.data.items(examples)
+        return of_examples([e.id for e in examples], [e.task for e in examples], shuffled=False)
+
+    def counts(self, numbers: Mapping[str, int], *, replacement: bool = False) -> Mixture:
+        """A random subset with exactly so many examples of each task; each epoch is one shuffled pass over it."""
+        self._known(numbers)
+        ids: list[str] = []
+        for task in sorted(numbers):
+            n, size = numbers[task], self._core.info[task].n_train
+            if not isinstance(n, int | np.integer) or n < 0 or (n > size and not replacement):
+                raise HarnessError(f"counts: {n} examples of task {task!r}, which has {size}")
+            count = self._samples["counts", task] = self._samples.get(("counts", task), 0) + 1
+            draw = stream(self._seed, "counts", task, count)
+            chosen = draw.integers(size, size=n) if replacement else draw.permutation(size)[:n]
+            ids += [f"{task}/{i}" for i in sorted(chosen.tolist())]
+        if not ids:
+            raise HarnessError("counts: at least one example is needed")
+        return of_examples(ids, [i.rpartition("/")[0] for i in ids], shuffled=True)
+
+    def draw(self, mixture: Mixture, k: int = 1) -> list[Example]:
+        """The next k effective batches that training on `mixture` would see; they are used up."""
+        self._known(mixture.weights)
+        if k < 1:
+            raise HarnessError(f"draw: k is {k}, expected at least 1")
+        n = k * self._core.suite.train.effective_batch
+        return self._examples("draw", [mixture_digest(mixture), k], lambda: self._core.sampler.draw(mixture, n))
 
     def sample(self, task: str, n: int, split: Split = "train") -> list[Example]:
         self._known([task])
         one_of("split", split, ("train", "validation"))
-        rows = self._rows[split][task]
-        if not 0 < n <= len(rows):
-            raise HarnessError(f"sample: n is {n}, task {task!r} has {len(rows)} {split} examples")
-        count = self._samples[task, split] = self._samples.get((task, split), 0) + 1
-        chosen = stream(self._seed, "sample", task, split, count).permutation(len(rows))[:n]
         items = (self._core.train if split == "train" else self._core.validation)[task]
-        return [
-            Example(rows[i].id, task, split, rows[i].prompt, rows[i].completion, items[i].tokens)
-            for i in sorted(chosen.tolist())
-        ]
+        if not 0 < n <= len(items):
+            raise HarnessError(f"sample: n is {n}, task {task!r} has {len(items)} {split} examples")
+        count = self._samples[task, split] = self._samples.get((task, split), 0) + 1
+        chosen = stream(self._seed, "sample", task, split, count).permutation(len(items))[:n]
+        return self._examples("sample", [task, n, split], lambda: [items[i].id for i in sorted(chosen.tolist())])
+
+    def rewrite(self, example: Example, response: str) -> Example | None:
+        core = self._core
+
+        def compute() -> str | None:
+            version = core.data.revise(example, response)
+            if version is not None:
+                core.revised.pop(example.id, None)
+                if version:
+                    core.revised[example.id] = version
+            return version
+
+        def decode(version: str | None) -> str | None:
+            core.data.revise(example, response)  # what later verbs of the replay refer to
+            return version
+
+        args = [example.id, example.version, digest(response)]
+        version = self._verb("rewrite", args, compute, lambda v: v, decode)
+        return None if version is None else core.data.example(example.id, version)
+
+    def _examples(self, verb: str, args: Sequence[object], compute: Callable[[], list[str]]) -> list[Example]:
+        """A verb that names examples; on replay they are in the versions of that moment."""
+        core = self._core
+
+        def encode(found: list[Example]) -> dict[str, object]:
+            return {"ids": [e.id for e in found], "versions": {e.id: e.version for e in found if e.version}}
+
+        return self._verb(
+            verb,
+            args,
+            lambda: [core.data.example(i, core.revised.get(i, "")) for i in compute()],
+            encode,
+            lambda raw: [core.data.example(i, raw["versions"].get(i, "")) for i in raw["ids"]],
+        )
 
     def _sizes(self, tasks: Iterable[str] | None) -> dict[str, int]:
         if isinstance(tasks, str):
@@ -82,7 +133,8 @@ class Mixtures:
             if name not in self._core.info:
                 raise unknown("task", str(name), self._core.info)
 
-    def _example(self, id_: str) -> Example:
-        task, _, index = id_.rpartition("/")
-        row = self._rows["train"][task][int(index)]
-        return Example(id_, task, "train", row.prompt, row.completion, self._core.by_id[id_].tokens)
+
+def of_examples(ids: Sequence[str], tasks: Sequence[str], shuffled: bool) -> Mixture:
+    """Exactly these examples; tasks weigh by their number."""
+    weights = {t: tasks.count(t) / len(tasks) for t in sorted(set(tasks))}
+    return Mixture(weights, {}, sequence=tuple(ids), shuffled=shuffled)

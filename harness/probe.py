@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,20 +10,7 @@ import torch
 from harness.data import Item
 from harness.engine import LOGIT_ROWS, Engine
 from harness.errors import RunFailed
-
-Array = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """At each of an item's S supervised tokens: k token `ids` (S, k), their `logp`, and the mass of all others `tail`.
-
-    By descending probability, or in the order of the support that was asked for.
-    """
-
-    ids: Array
-    logp: Array
-    tail: Array
+from harness.values import Array, Distribution
 
 
 @torch.no_grad()

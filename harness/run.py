@@ -146,7 +146,7 @@ class _Run:
         ledger = Ledger(plan.identity.budget.flops, self.folder / "ledger.jsonl", point.entries if point else ())
         self.core, engine = build(plan, ledger, self.watch, point)
         session = Session(self.core, journal, durable.Snapshots(self.folder), point)
-        lab = RunLab(self.core, session, plan.rows, plan.request.seed)
+        lab = RunLab(self.core, session, plan.request.seed)
         began, status = time.perf_counter(), "finished"
         try:
             plan.strategy.run(lab)

@@ -26,7 +26,7 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
 def mixture_digest(mixture: Mixture) -> str:
     """Canonical digest of a mixture, tasks sorted by name."""
     weights = [[t, mixture.weights[t], mixture.sizes.get(t, 0)] for t in mixture.tasks]
-    return digest([weights, sorted(mixture.excluded), list(mixture.sequence)])[:16]
+    return digest([weights, sorted(mixture.excluded), list(mixture.sequence), mixture.shuffled])[:16]
 
 
 def quotas(weights: Mapping[str, float], through: int, given: Mapping[str, int], n: int) -> dict[str, int]:
@@ -81,7 +81,10 @@ class Sampler:
     def _arrange(self, mixture: Mixture) -> list[str]:
         """This epoch's order: task names to take the next example of, or the fixed sequence."""
         if mixture.sequence:
-            return list(mixture.sequence)
+            ids = list(mixture.sequence)
+            if mixture.shuffled:
+                ids = [ids[i] for i in stream(self.seed, "order", self._origin, self._epoch).permutation(len(ids))]
+            return ids
         size = mixture.epoch_examples
         counts = quotas(mixture.weights, self._epoch * size, self._given, size)
         order = [task for task in mixture.tasks for _ in range(counts[task])]

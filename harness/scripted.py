@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from harness.api import (
     Example,
     ExampleWeights,
     ForkPhase,
+    HarnessError,
     History,
     Keep,
     Lab,
@@ -52,7 +53,10 @@ class ScriptedBudget:
 
 
 class ScriptedLab:
-    """`harness.api.Lab` over given curves. `calls` lists (verb, detail) in order; `answered` is the answer's weights."""
+    """Those verbs of a lab that train, look, mix and move, over given curves.
+
+    `calls` lists (verb, detail) in order; `answered` is the answer's weights.
+    """
 
     def __init__(self, sizes: Mapping[str, int], script: Sequence[Curves], seed: int = 0) -> None:
         self.tasks: Mapping[str, TaskInfo] = {
@@ -76,6 +80,7 @@ class ScriptedLab:
         optimizer: OptimizerState = "keep",
         objective: Objective | None = None,
         example_weights: ExampleWeights | None = None,
+        **_: Any,
     ) -> History:
         Length.parse(length)
         if self.budget.spent == len(self.script):
@@ -130,7 +135,7 @@ class ScriptedLab:
         here = self._standing
         if start != "now":
             self._standing = start.weights if isinstance(start, Checkpoint) else start
-        yield self
+        yield cast(Lab, self)
         self._standing = here
         self.calls.append(("join", phase))
 
@@ -161,6 +166,12 @@ class ScriptedLab:
 
     def sample(self, task: str, n: int, split: Split = "train") -> list[Example]:
         return [Example(f"{task}/{i}", task, split) for i in range(n)]
+
+    def counts(self, numbers: Mapping[str, int], *, replacement: bool = False) -> Mixture:
+        return self.just([e for task, n in sorted(numbers.items()) for e in self.sample(task, n)])
+
+    def __getattr__(self, name: str) -> Any:
+        raise HarnessError(f"a scripted lab has no model to ask: it does not play {name!r}")
 
     def log(self, name: str, value: object) -> None:
         self.calls.append(("log", (name, value)))

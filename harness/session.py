@@ -44,15 +44,17 @@ class Session:
     ) -> None:
         self.journal, self.snapshots = journal, snapshots
         self.levels = [Level(root)]
+        self.busy = False  # a verb is being computed
         self._resume = list(point.levels) if point else []
         self._stage = point.stage if point else None
         root.on_tick = self.tick
         if point is not None:
+            self._saved = point.tensors
             root.load(self._resume[0]["core"])
             if len(self._resume) > 1:
                 self.levels[0].held = _tensors(point.tensors, 0)
             root.load_tensors(_tensors(point.tensors, len(self._resume) - 1))
-            self._saved = point.tensors
+            root.remember(_tensors(point.tensors, 0), root.revised)
             if len(self._resume) == 1:
                 root.resumed = self._stage
 
@@ -75,6 +77,7 @@ class Session:
         if start == "now":
             child.standing = parent.core.standing
             child.sampler.load(parent.core.sampler.state())
+            child.remember(parent.held, parent.core.revised)
         else:
             child.restore(child.base if start == BASE else start, "restore")
 
@@ -82,6 +85,7 @@ class Session:
         depth = len(self.levels) - 1
         if depth < len(self._resume) and self._resume[depth]["opened"] == opened:
             child.load(self._resume[depth]["core"])
+            child.remember(_tensors(self._saved, depth), child.revised)
             if depth == len(self._resume) - 1:
                 child.resumed = self._stage
             else:
@@ -123,6 +127,7 @@ class Session:
         for depth, level in enumerate(self.levels):
             groups = top.tensors() if level.core is top else level.held
             tensors |= {f"{group}.{depth}": values for group, values in groups.items()}
+        tensors["gold"] = top.gold_tensors()
         state = {
             "levels": [{"opened": level.opened, "core": level.core.state()} for level in self.levels],
             "trail": top.trail.state(),

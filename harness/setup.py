@@ -7,22 +7,22 @@ from collections.abc import Callable
 from harness.checkpoint import Store
 from harness.core import Core, Data, Progress
 from harness.durable import Point
-from harness.engine import Engine
 from harness.ledger import Ledger
 from harness.loop import Clock
 from harness.lora import LoraSpec
 from harness.request import Plan
 from harness.sampler import Sampler
 from harness.trail import Trail
+from harness.workshop import Workshop
 
 
 def build(
     plan: Plan, ledger: Ledger, watch: Callable[[Progress], None] | None = None, point: Point | None = None
-) -> tuple[Core, Engine]:
+) -> tuple[Core, Workshop]:
     """The core of a run's root lab, and its engine; trail and store as they stood at `point`, if a run goes on."""
     train = plan.suite.train
     lora = LoraSpec(train.lora.r, train.lora.alpha) if plan.identity.mode == "lora" else None
-    engine = Engine(
+    engine = Workshop(
         plan.model.folder,
         plan.arch,
         train.optimizer,
@@ -35,6 +35,6 @@ def build(
     store, trail = Store(plan.folder / "checkpoints", resume=point is not None), Trail()
     if point is not None:
         store.resume(set(point.checkpoints))
-        trail.load(point.trail)
-    data = Data(plan.suite, plan.train, plan.validation)
+        trail.load(point.trail, {k: v.numpy() for k, v in point.tensors["gold"].items()})
+    data = Data(plan.suite, plan.train, plan.validation, plan.rows, engine.tokenizer)
     return Core(engine, data, ledger, store, sampler, clock, trail, watch=watch), engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,25 +14,35 @@ from torch import nn
 
 from harness.data import Item
 from harness.errors import RunFailed
+from harness.ports import Scope
+from harness.table import Rows
 
 References = Mapping[Any, Sequence[np.ndarray[Any, Any]]]
 
 
 class Frame:
-    """What all micro-batches of one step share: the effective batch, the references, learning rate and progress."""
+    """What all micro-batches of one step share: the effective batch, references, learning rate, progress, the table."""
 
-    def __init__(self, items: Sequence[Item], references: References | None, lr: float, progress: float) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        references: References | None,
+        lr: float,
+        progress: float,
+        scope: Scope | None = None,
+    ) -> None:
         self.ids = tuple(item.id for item in items)
         self.names = tuple(item.task for item in items)
         self.supervised = tuple(item.supervised for item in items)
         self.tasks = tuple(sorted(set(self.names)))
+        self._columns: dict[str, np.ndarray[Any, Any]] = {}
         self.codes = [self.tasks.index(name) for name in self.names]
-        self.references, self.lr, self.progress = references or {}, lr, progress
+        self.references, self.lr, self.progress, self.scope = references or {}, lr, progress, scope
 
     def reference(self, name: Any, members: Sequence[int]) -> np.ndarray[Any, Any]:
         """The arrays of a reference for these items, joined; raises RunFailed if they do not fit the batch."""
         if name not in self.references:
-            raise RunFailed(f"objective: no reference {str(name)!r} was given to this step")
+            raise RunFailed(f"objective: no reference {str(name)!r} was given; train(references=[...]) names them")
         rows = self.references[name]
         if len(rows) != len(self.ids):
             raise RunFailed(f"reference {str(name)!r} has {len(rows)} arrays for {len(self.ids)} examples")
@@ -43,6 +53,13 @@ class Frame:
                 )
         return np.concatenate([np.asarray(rows[i], dtype=np.float32) for i in members])
 
+    def column(self, name: str) -> np.ndarray[Any, Any]:
+        """A column of the table (n,) as it was before this step; NaN where nobody wrote."""
+        if name not in self._columns:
+            table = Rows(self.scope.table, self.ids) if self.scope else {}
+            self._columns[name] = table[name] if name in table else np.full(len(self.ids), np.nan, np.float32)
+        return self._columns[name]
+
 
 class Tokens:
     """The S supervised tokens of a micro-batch, each with its example and task. An objective returns a loss (S,).
@@ -52,9 +69,16 @@ class Tokens:
     """
 
     def __init__(
-        self, scores: torch.Tensor, targets: torch.Tensor, owner: torch.Tensor, members: Sequence[int], frame: Frame
+        self,
+        scores: torch.Tensor,
+        targets: torch.Tensor,
+        owner: torch.Tensor,
+        members: Sequence[int],
+        frame: Frame,
+        others: Mapping[Any, torch.Tensor] | None = None,
     ) -> None:
         self._scores, self._targets, self._members, self._frame = scores, targets, tuple(members), frame
+        self._others = others or {}
         self.nll = nn.functional.cross_entropy(scores.float(), targets, reduction="none")
         self.example = torch.tensor(self._members, device=targets.device)[owner]
         self.ids, self.tasks, self.lr, self.progress = frame.ids, frame.tasks, frame.lr, frame.progress
@@ -94,18 +118,38 @@ class Tokens:
         return -(logp.exp() * logp).sum(-1)
 
     def reference(self, name: Any) -> torch.Tensor:
-        """Another model's log-probabilities of the gold tokens (S,), detached."""
+        """Log-probabilities of the gold tokens (S,) under a checkpoint of `train(references=...)`, detached."""
         return torch.from_numpy(self._frame.reference(name, self._members)).to(self._targets.device)
+
+    def reference_logits(self, name: Any) -> torch.Tensor:
+        """Logits (S, V), fp32, under a checkpoint of `train(reference_logits=...)`, detached."""
+        if name not in self._others:
+            raise RunFailed(f"objective: no logits of {str(name)!r}; train(reference_logits=[...]) names them")
+        return self._others[name].float()
+
+    def column(self, name: str) -> torch.Tensor:
+        """A column of `lab.examples` at each token's example (S,), detached; what this step writes is not seen."""
+        values = torch.from_numpy(self._frame.column(name))
+        return values.to(self._targets.device)[self.example]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Statistics of a whole effective batch of n examples: mean token NLL and supervised tokens of each."""
+    """Statistics of a whole effective batch of n examples: mean token NLL and supervised tokens of each.
+
+    `table["name"]` reads and writes columns of `lab.examples` at these examples, `state` is `lab.state`; `rng` is keyed by
+    seed, verb and step. What a callback must remember lives there and nowhere else.
+    """
 
     ids: tuple[str, ...]
     task: tuple[str, ...]
     nll: np.ndarray[Any, np.dtype[np.float64]]
     tokens: np.ndarray[Any, np.dtype[np.int64]]
+    table: Any = None
+    state: Any = None
+    rng: Any = None
+    lr: float = math.nan
+    progress: float = math.nan
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -133,7 +177,10 @@ def weights_of(callback: ExampleWeights, frame: Frame, sums: torch.Tensor) -> to
     if not bool(torch.isfinite(sums).all()):
         raise RunFailed("the loss is not finite")
     counts = np.array(frame.supervised, dtype=np.int64)
-    found = callback(Batch(frame.ids, frame.names, sums.numpy() / counts, counts))
+    batch = Batch(frame.ids, frame.names, sums.numpy() / counts, counts, lr=frame.lr, progress=frame.progress)
+    if scope := frame.scope:
+        batch = replace(batch, table=Rows(scope.table, frame.ids), state=scope.state, rng=scope.rng)
+    found = callback(batch)
     if isinstance(found, torch.Tensor):
         found = found.detach().cpu().numpy()
     try:

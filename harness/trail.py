@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from harness.gold import Array, Gold
+
 BASE = "base"
 
 
@@ -23,6 +25,8 @@ class Trail:
     curves: list[dict[str, Any]] = field(default_factory=list)
     mixtures: list[dict[str, Any]] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    logged: dict[str, int] = field(default_factory=dict)  # bytes by name
+    gold: Gold = field(default_factory=Gold)
     next_point: int = 0
     looked: str = ""  # where the harness looked last: weights and what was billed then
 
@@ -42,15 +46,20 @@ class Trail:
             "pinned": sorted(self.pinned),
             "answer": self.answer,
             "seen": [[*key, *value] for key, value in self.seen.items()],
+            "gold": self.gold.state(),
             "curves": self.curves,
             "mixtures": self.mixtures,
             "events": self.events,
+            "logged": self.logged,
             "next_point": self.next_point,
             "looked": self.looked,
         }
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: Mapping[str, Any], gold: Mapping[str, Array]) -> None:
+        """Go back to `state`; `gold` holds the arrays of `Gold.tensors`."""
+        self.gold.load(state["gold"], gold)
         self.starts, self.pinned = dict(state["starts"]), set(state["pinned"])
         self.answer, self.next_point, self.looked = state["answer"], state["next_point"], state["looked"]
         self.seen = {(w, t, n): (loss, match) for w, t, n, loss, match in state["seen"]}
         self.curves, self.mixtures, self.events = state["curves"], state["mixtures"], state["events"]
+        self.logged = dict(state["logged"])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from harness.errors import HarnessError, unknown
 
@@ -18,6 +20,8 @@ OptimizerState = Literal["keep", "fresh"]
 Split = Literal["train", "validation"]
 Objective = Callable[[Any], Any]  # Tokens -> (S,) tensor
 ExampleWeights = Callable[[Any], Any]  # Batch -> (n,) array
+Select = Callable[[Any], "Selection"]  # Pool -> Selection
+Array = np.ndarray[Any, Any]
 ForkPhase = Literal["proxy", "probe", "gradients", "generate"]
 
 
@@ -47,11 +51,15 @@ class Length(NamedTuple):
 
 @dataclass(frozen=True, order=True)
 class Example:
-    """One training or validation item. `id` is `task/index` with the split's letter in front of validation ids."""
+    """One training or validation item. `id` is `task/index` with `v:` in front of validation ids.
+
+    `version` is empty, or names the response that `Lab.rewrite` gave it.
+    """
 
     id: str
     task: str
     split: Split = "train"
+    version: str = ""
     prompt: str = field(default="", compare=False, repr=False)
     response: str = field(default="", compare=False, repr=False)
     tokens: int = field(default=0, compare=False)
@@ -139,10 +147,41 @@ def _finite(value: float) -> float:
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """At each of an example's S supervised tokens: k token `ids` (S, k), their `logp`, and the mass of all others `tail`.
+
+    By descending probability, or in the order of the support that was asked for.
+    """
+
+    ids: Array
+    logp: Array
+    tail: Array
+
+
+class Generation(NamedTuple):
+    """A sampled response: its text without end token or stop string, and whether one of them came in time."""
+
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a selector chose of a pool: `indices` into it, k effective batches of them, for k updates in this order.
+
+    `weights` (one >= 0 an index) multiply the losses of their examples; the normaliser does not change.
+    """
+
+    indices: Sequence[int]
+    weights: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
 class Mixture:
     """Task weights (sum 1) over the available examples of each task; one epoch draws `epoch_examples` examples.
 
-    Made by the lab (`proportional`, `uniform`, ...). `sequence` fixes the exact order instead (`just`).
+    Made by the lab (`proportional`, `uniform`, ...). `sequence` names the examples themselves instead: in exactly this
+    order (`just`), or in an order of its own each epoch (`counts`: `shuffled`).
     """
 
     weights: Mapping[str, float]
@@ -150,6 +189,7 @@ class Mixture:
     by_size: bool = False
     excluded: frozenset[str] = frozenset()
     sequence: tuple[str, ...] = ()
+    shuffled: bool = False
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -162,7 +202,7 @@ class Mixture:
     def without(self, examples: Iterable[Example]) -> Mixture:
         """The same mixture with these examples left out; weights given by size follow the sizes that remain."""
         if self.sequence:
-            raise HarnessError("without() applies to mixtures of tasks, not to just(...)")
+            return self._sequence_without({e.id for e in examples})
         gone = {e.id: e.task for e in examples if e.id not in self.excluded and e.task in self.sizes}
         sizes = dict(self.sizes)
         for task in gone.values():
@@ -174,6 +214,13 @@ class Mixture:
         total = sum(raw.values())
         weights = {t: w / total for t, w in raw.items()}
         return replace(self, weights=weights, sizes=kept, excluded=self.excluded | set(gone))
+
+    def _sequence_without(self, gone: set[str]) -> Mixture:
+        ids = tuple(i for i in self.sequence if i not in gone)
+        if not ids:
+            raise HarnessError("without(): no example is left in the mixture")
+        tasks = [i.rpartition("/")[0] for i in ids]
+        return replace(self, weights={t: tasks.count(t) / len(ids) for t in sorted(set(tasks))}, sequence=ids)
 
 
 def check_weights(weights: Mapping[str, float], tasks: Mapping[str, TaskInfo]) -> dict[str, float]:

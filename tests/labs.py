@@ -19,5 +19,5 @@ def make_lab(tmp: Path, suite: Path, model: Path, **request):
     ledger = Ledger(plan.identity.budget.flops, plan.folder / "ledger.jsonl")
     core, engine = build(plan, ledger)
     session = Session(core, Journal(plan.folder / "journal.jsonl"))
-    lab = RunLab(core, session, plan.rows, plan.request.seed)
+    lab = RunLab(core, session, plan.request.seed)
     return lab, core, engine, plan

@@ -1,0 +1,81 @@
+"""Grading one text as the final scoring would: lm-eval's own filters and exact match, item by item."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.errors import HarnessError
+from harness.suite import Suite
+
+OWN: dict[str, Any] = {
+    "filter_list": [{"name": "exact", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}],
+    "metric_list": [{"metric": "exact_match"}],
+}
+NO_FILTER: list[dict[str, Any]] = [{"name": "none", "filter": [{"function": "take_first"}]}]
+
+
+class _Loader(yaml.SafeLoader):
+    """lm-eval's task files name functions by a tag; none of those matters to filters and metric."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: str(getattr(node, "value", "")))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A task file over the files that it includes."""
+    config: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    below = config.pop("include", None)
+    for name in reversed([below] if isinstance(below, str) else below or []):
+        config = _read(path.parent / name) | config
+    return config
+
+
+class Grader:
+    """Filters and metric of a suite's tasks. Raises HarnessError for a task whose metric is not exact match."""
+
+    def __init__(self, suite: Suite) -> None:
+        self.suite = suite
+        self._rules = cache(self._rule)
+
+    def _rule(self, task: str) -> tuple[Any, dict[str, Any]]:
+        """(filter, arguments of the metric)."""
+        from lm_eval.filters import build_filter_ensemble
+
+        config = self._config(task)
+        metric = config["metric_list"][0]
+        if metric["metric"] != "exact_match":
+            raise HarnessError(f"grade: task {task!r} is scored by {metric['metric']}, which judges no single text")
+        chosen = self.suite.scoring.filter
+        steps: dict[str, Any] | None = next(
+            (f for f in config.get("filter_list") or NO_FILTER if f["name"] == chosen), None
+        )
+        if steps is None:
+            raise HarnessError(f"grade: task {task!r} has no filter {chosen!r}")
+        parts = [(s["function"], {k: v for k, v in s.items() if k != "function"} or None) for s in steps["filter"]]
+        kept = {k: v for k, v in metric.items() if k not in ("metric", "aggregation", "higher_is_better")}
+        return build_filter_ensemble(chosen, parts), kept
+
+    def _config(self, task: str) -> dict[str, Any]:
+        include = self.suite.scoring.include
+        if include is None:
+            return OWN
+        import lm_eval
+
+        return _read(Path(lm_eval.__file__).parent / "tasks" / include.format(task=task))
+
+    def correct(self, task: str, source: str, target: str, text: str) -> bool:
+        """Whether `text`, generated for the prompt of `source`, is scored as `target`."""
+        from lm_eval.api.instance import Instance
+        from lm_eval.api.metrics import exact_match_fn
+
+        rule, arguments = self._rules(task)
+        doc = {"input": source, "target": target}
+        one = Instance(request_type="generate_until", doc=doc, arguments=("",), idx=0)
+        one.resps = [text]
+        rule.apply([one])
+        found = exact_match_fn(predictions=[one.filtered_resps[rule.name]], references=[target], **arguments)
+        return bool(found["exact_match"])

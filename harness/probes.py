@@ -1,0 +1,198 @@
+"""What one lab can ask of its engine beside training: log-probabilities, distributions, gradients, generation.
+
+Each is computed and booked here, for the lab's verbs (which journal it) and for selectors (which do not).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from harness.core import Core
+from harness.data import Item
+from harness.errors import HarnessError, NoRoom
+from harness.ledger import Cost
+from harness.paths import digest
+from harness.ports import Rows
+from harness.values import Array, Checkpoint, Distribution, Example, Generation
+
+RESULT_BYTES = 64_000_000  # of one gradient result; more is asked for projected
+
+
+class Probes:
+    """Probes of one lab. `reserve` is what has to stay free under the cap; None outside a training."""
+
+    def __init__(self, core: Core, step: int = 0, reserve: int | None = None) -> None:
+        self.core, self.step, self.reserve = core, step, reserve
+
+    def require(self, flops: int) -> None:
+        """Raise BudgetExhausted, or inside a training NoRoom, if this does not fit."""
+        if self.reserve is None:
+            self.core.ledger.require(flops)
+        elif not self.core.ledger.fits(flops + self.reserve):
+            raise NoRoom(flops)
+
+    def book(self, phase: str, cost: Cost, started: float) -> None:
+        self.core.ledger.book(phase, cost, time.perf_counter() - started, self.core.verb, self.step)
+
+    def name(self, at: Checkpoint | None) -> str:
+        weights = self.core.standing if at is None else at.weights
+        if not self.core.available(weights):
+            raise HarnessError(f"checkpoint {weights} was released; see Lab.train about `keep`")
+        return weights
+
+    def logprobs(self, examples: Sequence[Example], at: Checkpoint | None) -> list[Array]:
+        """Of each example's supervised tokens (S,); free where these weights looked at it before."""
+        core, started, weights = self.core, time.perf_counter(), self.name(at)
+        keys = [(e.id, e.version) for e in examples]
+        by_key = dict(zip(keys, core.data.items(examples), strict=True))
+        unseen = [by_key[key] for key in core.trail.gold.missing(weights, keys)]
+        if unseen:
+            self.require(core.engine.forward_cost(unseen).model)
+            hardware = core.look_at_gold(weights, keys, unseen)
+            self.book("probe", core.engine.forward_cost(unseen, hardware), started)
+        return [array.copy() for array in core.trail.gold.get(weights, keys)] if keys else []
+
+    def distributions(
+        self, examples: Sequence[Example], top_k: int, support: Sequence[Array] | None, at: Checkpoint | None
+    ) -> list[Distribution]:
+        core, started, weights = self.core, time.perf_counter(), self.name(at)
+        items = core.data.items(examples)
+        if not items:
+            return []
+        self.require(core.engine.forward_cost(items).model)
+        found: tuple[list[Distribution], int] = core.look_through(
+            weights, lambda: core.engine.distributions(items, top_k, support)
+        )
+        self.book("probe", core.engine.forward_cost(items, found[1]), started)
+        return found[0]
+
+    def gradients(
+        self, examples: Sequence[Example], modules: str | Sequence[str], normalize: bool, at: Checkpoint | None
+    ) -> Handle:
+        if not examples:
+            raise HarnessError("gradients: at least one example is needed")
+        return Handle(self, self.core.data.items(examples), modules, normalize, self.name(at))
+
+    def generate(
+        self, items: Sequence[Item], max_new_tokens: int, temperature: float, top_p: float, n: int, seed: int
+    ) -> list[Generation]:
+        """`n` continuations of each item's prompt, item by item, cut at the suite's stop strings and the end token."""
+        core, started = self.core, time.perf_counter()
+        tokenizer, until = core.engine.tokenizer, core.suite.scoring.until
+        spent = Cost()
+
+        def meter(cost: Cost) -> None:
+            nonlocal spent
+            self.require(spent.model + cost.model)
+            spent += cost
+
+        def stopped(new: list[int]) -> bool:
+            return any(u in tokenizer.decode(new[-16:]) for u in until)
+
+        prompts = [item.ids[: -item.supervised] for item in items]
+        try:
+            groups = core.engine.generate(prompts, max_new_tokens, temperature, top_p, n, seed, meter, stopped)
+        finally:
+            self.book("generate", spent, started)
+        return [_cut(ids, max_new_tokens, tokenizer, until) for group in groups for ids in group]
+
+
+def _cut(ids: list[int], limit: int, tokenizer: Any, until: Sequence[str]) -> Generation:
+    """The text before the first stop string or the end token, and whether either came."""
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    ends = [text.index(u) for u in until if u in text]
+    finished = bool(ends) or len(ids) < limit or ids[-1] == tokenizer.eos_token_id
+    return Generation(text[: min(ends)] if ends else text, finished)
+
+
+class Handle:
+    """Per-example gradients at named weights: computed and billed at the first use, a projection at its first use.
+
+    It is used while one can still look through its weights; afterwards HarnessError.
+    """
+
+    def __init__(
+        self, probes: Probes, items: list[Item], modules: str | Sequence[str], normalize: bool, weights: str
+    ) -> None:
+        self.probes, self.items, self.weights = probes, items, weights
+        self.modules: str | list[str] = modules if isinstance(modules, str) else list(modules)
+        self.normalize = normalize
+        self._rows: Rows | None = None
+        self.paid: set[int] = set()  # 0: the rows; D: their projection
+        self.key = digest([[i.id, list(i.ids)] for i in items] + [self.modules, normalize, weights])[:16]
+
+    def gram(self, other: Handle | None = None, by: str | None = None) -> Array:
+        """Inner products (n, m) with the rows of `other` or with each other; by="task": of the tasks' mean rows."""
+        _known_by(by)
+
+        def compute() -> Array:
+            if by is None:
+                return self._made().gram(other and other._made())
+            ours = _stack(self._made().mean("task"))
+            theirs = ours if other is None else _stack(other._made().mean("task"))
+            return (ours @ theirs.T).astype(np.float32)
+
+        if other is not None and other is not self:
+            other._use(None, other._made().compute)
+        found: Array = self._use(None, compute)
+        return found
+
+    def rows(self, project: int | None = None) -> Array:
+        """(n, P) float32, or (n, D) after the run's random projection, the same for every handle of P parameters."""
+        seed = self.probes.core.sampler.seed
+        found: Array = self._use(project, lambda: self._made().rows(project, seed))
+        return found
+
+    def mean(self, by: str = "task", project: int | None = None) -> dict[str, Array]:
+        """The mean row of each task's examples, projected if asked for."""
+        _known_by(by)
+        if project is None:
+            found: dict[str, Array] = self._use(None, lambda: self._made().mean("task"))
+            return found
+        rows = self.rows(project)
+        tasks = [item.task for item in self.items]
+        return {t: rows[[i for i, task in enumerate(tasks) if task == t]].mean(0) for t in sorted(set(tasks))}
+
+    def _made(self) -> Rows:
+        if self._rows is None:
+            self._rows = self.probes.core.engine.gradients(self.items, self.modules, self.normalize)
+        return self._rows
+
+    def _use(self, project: int | None, compute: Callable[[], Any]) -> Any:
+        core, made, started = self.probes.core, self._made(), time.perf_counter()
+        if not core.available(self.weights):
+            raise HarnessError("gradients: use them before the weights move on, or give at=checkpoint")
+        cost = Cost()
+        if 0 not in self.paid:
+            cost += made.cost()
+        if project is not None and project not in self.paid:
+            cost += made.projection_cost(project)
+        if cost.model:
+            self.probes.require(cost.model)
+        before = made.hardware
+        result = core.look_through(self.weights, compute)
+        if _size(result) > RESULT_BYTES:
+            raise HarnessError(f"gradients: a result of {_size(result):,} bytes; ask for rows(project=D) or gram()")
+        # What is computed again after a crash was billed before it: work lost to a kill costs nothing.
+        if cost.model:
+            self.probes.book("gradients", Cost(cost.model, made.hardware - before, cost.tokens), started)
+        self.paid |= {0} if project is None else {0, project}
+        return result
+
+
+def _known_by(by: str | None) -> None:
+    if by not in (None, "task"):
+        raise HarnessError(f"gradients: by={by!r}; known: 'task'")
+
+
+def _stack(means: dict[str, Array]) -> Array:
+    return np.stack([means[t].astype(np.float64) for t in sorted(means)])
+
+
+def _size(result: Any) -> int:
+    arrays = result.values() if isinstance(result, dict) else [result] if isinstance(result, np.ndarray) else []
+    return sum(a.nbytes for a in arrays)
