@@ -45,6 +45,9 @@ class Progress:
     seconds: float
 
 
+Companion = Callable[[str], tuple[Engine, Data]]  # another model by name: its engine, and the data in its tokens
+
+
 class Core:
     """Implements `loop.Trainer`; one per lab. `looking` is False in forks: the harness's own looks are the root's."""
 
@@ -61,6 +64,7 @@ class Core:
         looking: bool = True,
         base: str = BASE,
         watch: Callable[[Progress], None] | None = None,
+        companion: Companion | None = None,
     ) -> None:
         self.engine, self.data, self.ledger, self.store = engine, data, account, store
         self.sampler, self.clock, self.trail, self.watch = sampler, clock, trail, watch
@@ -71,6 +75,7 @@ class Core:
         self.info = {t: _info(self.suite, t, data.train[t], data.validation[t]) for t in sorted(data.train)}
         self.looks = Looks(engine, data.validation, self.info, account, trail, self.suite.look if looking else None)
         self.base = self.standing = base
+        self.companion = companion
         self.metric: Metric | None = None
         self.verb, self.args = 0, ""
         self.loose: set[str] = set()
@@ -230,7 +235,9 @@ class Core:
 
     def available(self, weights: str) -> bool:
         """Whether one can look through these weights."""
-        return weights in (self.standing, self.base) or weights in self.store
+        if weights in (self.standing, self.base):
+            return True
+        return weights in self.store and self.trail.origin(weights) == self.base
 
     def weights_at(self, weights: str) -> Tensors:
         """A checkpoint's weights. Raises HarnessError if it was released."""
@@ -238,6 +245,8 @@ class Core:
             return self.engine.base()
         if weights not in self.store:
             raise HarnessError(f"checkpoint {weights} was released; see Lab.train about `keep`")
+        if self.trail.origin(weights) != self.base:
+            raise HarnessError(f"checkpoint {weights} is another model's; look through it inside a fork of that model")
         return self.store.load(weights)[0]["model"]
 
     def look_through(self, at: str, look: Callable[[], Any]) -> Any:

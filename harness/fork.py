@@ -18,34 +18,45 @@ if TYPE_CHECKING:
 class Fork:
     """`with lab.fork(...) as child:`; a fork that has used up its own budget ends here, quietly."""
 
-    def __init__(self, lab: RunLab, phase: str, start: str, flops: int | None) -> None:
-        self._lab, self._phase, self._start, self._flops = lab, phase, start, flops
+    def __init__(self, lab: RunLab, phase: str, start: str, flops: int | None, model: str | None) -> None:
+        self._lab, self._phase, self._start, self._flops, self._model = lab, phase, start, flops, model
 
     def __enter__(self) -> RunLab:
         lab, session = self._lab, self._lab._session
         parent = lab._core
         replayed = session.journal.replaying
         clock = FrozenClock(parent.clock) if self._flops is None else Clock(parent.clock.schedule, parent.clock.peak_lr)
+        engine, data, base = parent.engine, parent.data, parent.base
+        if self._model is not None:
+            if parent.companion is None:
+                raise HarnessError("fork: this lab has no other models")
+            engine, data = parent.companion(self._model)
+            base = f"{BASE}:{self._model}"
         child = Core(
-            parent.engine,
-            parent.data,
+            engine,
+            data,
             parent.ledger.open(self._phase, self._flops),
             parent.store,
             Sampler(parent.sampler.seed, parent.sampler.sizes),
             clock,
             parent.trail,
             looking=False,
-            base=parent.base,
+            base=base,
             watch=parent.watch,
+            companion=parent.companion,
         )
         opened = session.journal.verbs
 
         def compute() -> None:
-            if self._start not in (BASE, "now", parent.base) and self._start not in parent.store:
-                raise HarnessError(f"fork: checkpoint {self._start} was released; use lab.checkpoint()")
+            if self._start not in (BASE, "now"):
+                if self._start not in (base, parent.standing) and self._start not in parent.store:
+                    raise HarnessError(f"fork: checkpoint {self._start} was released; use lab.checkpoint()")
+                if parent.trail.origin(self._start) != base:
+                    raise HarnessError(f"fork: checkpoint {self._start} is another model's")
             session.enter(child, opened, self._start, replayed=False)
 
-        lab._verb("fork", [self._phase, self._start, self._flops], compute, lambda r: r, lambda r: None)
+        args = [self._phase, self._start, self._flops, self._model]
+        lab._verb("fork", args, compute, lambda r: r, lambda r: None)
         if replayed:
             session.enter(child, opened, self._start, replayed=True)
         self._child = type(lab)(child, session, lab._seed, opened)

@@ -186,12 +186,19 @@ class RunLab(Probing):
         self._verb("answer", [weights], compute, lambda r: r, lambda r: None)
 
     def fork(
-        self, phase: ForkPhase, *, start: Literal["base", "now"] | Checkpoint = "base", budget: str | int | None = None
+        self,
+        phase: ForkPhase,
+        *,
+        start: Literal["base", "now"] | Checkpoint = "base",
+        model: str | None = None,
+        budget: str | int | None = None,
     ) -> Fork:
         """A lab of its own on the same data: see `harness.api.Lab.fork`."""
         one_of("phase", phase, FORK_PHASES)
         weights = start.weights if isinstance(start, Checkpoint) else start
-        return Fork(self, phase, weights, self._flops(budget))
+        if weights == "now" and model is not None:
+            raise HarnessError("fork: another model cannot start from here; start='base' or one of its checkpoints")
+        return Fork(self, phase, weights, self._flops(budget), model)
 
     def _flops(self, budget: str | int | None) -> int | None:
         if budget is None:

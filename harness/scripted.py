@@ -128,7 +128,12 @@ class ScriptedLab:
 
     @contextmanager
     def fork(
-        self, phase: ForkPhase, *, start: Literal["base", "now"] | Checkpoint = "base", budget: str | int | None = None
+        self,
+        phase: ForkPhase,
+        *,
+        start: Literal["base", "now"] | Checkpoint = "base",
+        model: str | None = None,
+        budget: str | int | None = None,
     ) -> Iterator[Lab]:
         """This lab again, playing the same script on; afterwards it stands where it stood."""
         self.calls.append(("fork", phase))

@@ -53,7 +53,8 @@ class Session:
             root.load(self._resume[0]["core"])
             if len(self._resume) > 1:
                 self.levels[0].held = _tensors(point.tensors, 0)
-            root.load_tensors(_tensors(point.tensors, len(self._resume) - 1))
+            if len(self._resume) == 1:
+                root.load_tensors(_tensors(point.tensors, 0))
             root.remember(_tensors(point.tensors, 0), root.revised)
             if len(self._resume) == 1:
                 root.resumed = self._stage
@@ -87,6 +88,7 @@ class Session:
             child.load(self._resume[depth]["core"])
             child.remember(_tensors(self._saved, depth), child.revised)
             if depth == len(self._resume) - 1:
+                child.load_tensors(_tensors(self._saved, depth))
                 child.resumed = self._stage
             else:
                 self.levels[depth].held = _tensors(self._saved, depth)

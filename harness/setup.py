@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 from harness.checkpoint import Store
 from harness.core import Core, Data, Progress
+from harness.data import tokenise
 from harness.durable import Point
+from harness.flops import Arch
 from harness.ledger import Ledger
 from harness.loop import Clock
 from harness.lora import LoraSpec
+from harness.models import Model, resolve
 from harness.request import Plan
 from harness.sampler import Sampler
 from harness.trail import Trail
@@ -21,15 +24,7 @@ def build(
 ) -> tuple[Core, Workshop]:
     """The core of a run's root lab, and its engine; trail and store as they stood at `point`, if a run goes on."""
     train = plan.suite.train
-    lora = LoraSpec(train.lora.r, train.lora.alpha) if plan.identity.mode == "lora" else None
-    engine = Workshop(
-        plan.model.folder,
-        plan.arch,
-        train.optimizer,
-        plan.request.seed,
-        lora,
-        checkpointing=train.gradient_checkpointing,
-    )
+    engine = _engine(plan, plan.model, plan.arch)
     sampler = Sampler(plan.request.seed, {task: len(items) for task, items in plan.train.items()})
     clock = Clock(train.schedule, plan.identity.lr)
     store, trail = Store(plan.folder / "checkpoints", resume=point is not None), Trail()
@@ -37,4 +32,30 @@ def build(
         store.resume(set(point.checkpoints))
         trail.load(point.trail, {k: v.numpy() for k, v in point.tensors["gold"].items()})
     data = Data(plan.suite, plan.train, plan.validation, plan.rows, engine.tokenizer)
-    return Core(engine, data, ledger, store, sampler, clock, trail, watch=watch), engine
+    others: dict[str, tuple[Workshop, Data]] = {}
+
+    def companion(name: str) -> tuple[Workshop, Data]:
+        if name not in others:
+            others[name] = _companion(plan, name)
+        return others[name]
+
+    core = Core(engine, data, ledger, store, sampler, clock, trail, watch=watch, companion=companion)
+    return core, engine
+
+
+def _engine(plan: Plan, model: Model, arch: Arch) -> Workshop:
+    train = plan.suite.train
+    lora = LoraSpec(train.lora.r, train.lora.alpha) if plan.identity.mode == "lora" else None
+    return Workshop(
+        model.folder, arch, train.optimizer, plan.request.seed, lora, checkpointing=train.gradient_checkpointing
+    )
+
+
+def _companion(plan: Plan, name: str) -> tuple[Workshop, Data]:
+    """Another model for forks: in the run's mode, on the same rows in its own tokens."""
+    model = resolve(name, plan.request.mirror)
+    arch = Arch.from_config(model.config)
+    engine = _engine(plan, model, arch)
+    length = plan.suite.train.max_length
+    train, validation = (tokenise(engine.tokenizer, plan.rows[s], length) for s in ("train", "validation"))
+    return engine, Data(plan.suite, train, validation, plan.rows, engine.tokenizer)

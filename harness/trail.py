@@ -39,6 +39,12 @@ class Trail:
             weights = self.starts[verb]
         return kept
 
+    def origin(self, weights: str) -> str:
+        """The base that these weights descend from: `base`, or `base:NAME` in a fork of another model."""
+        while not weights.startswith(BASE):
+            weights = self.starts[int(weights.split(":")[0])]
+        return weights
+
     def state(self) -> dict[str, Any]:
         """JSON state."""
         return {

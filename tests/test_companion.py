@@ -1,0 +1,64 @@
+"""Forks of another model: its own weights, tokens and price; its checkpoints are looked through in such a fork only."""
+
+import json
+
+import pytest
+
+from harness.api import HarnessError
+from harness.flops import Arch
+from tests.conftest import make_model
+from tests.labs import make_lab
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return make_model(tmp_path_factory.mktemp("small") / "small", "llama")
+
+
+def test_a_proxy_of_another_model_trains_and_is_billed_by_its_own_architecture(tmp_path, toy, tiny, small):
+    lab, core, engine, _ = make_lab(tmp_path, toy, tiny)
+    before = {k: v.clone() for k, v in engine.weights().items()}
+    with lab.fork("proxy", model=str(small), budget="0.3 budget") as proxy:
+        start = proxy.validate(metric="loss")
+        history = proxy.train(proxy.proportional(), "4 step", keep="last")
+        after = proxy.validate(metric="loss")
+        seen = proxy.logprobs(proxy.sample("copy", 3), at=history.last.checkpoint)
+    assert len(seen) == 3
+    assert sum(s.loss for s in after.values()) < sum(s.loss for s in start.values())
+    assert all(engine.weights()[k].equal(v) for k, v in before.items())
+    arch = Arch.from_config(json.loads((small / "config.json").read_text()))
+    steps = [e for e in core.ledger.root.entries if e.phase == "proxy" and e.step]
+    data = core.companion(str(small))[1]
+    batch = [data.item(i) for i in _first(core, 4)]
+    expected = sum(arch.train_step(i.tokens, i.supervised) for i in batch)
+    assert sum(e.model for e in steps) == expected
+    assert core.standing == "base"
+    with pytest.raises(HarnessError, match="another model's"):
+        lab.validate(at=history.last.checkpoint)
+    with pytest.raises(HarnessError, match="another model's"), lab.fork("proxy", start=history.last.checkpoint):
+        pass
+    with lab.fork("proxy", model=str(small), start=history.last.checkpoint) as proxy:
+        again = proxy.validate(metric="loss")
+    assert again == after
+    spent = core.ledger.spent
+    lab.validate(metric="loss")
+    assert core.ledger.spent > spent  # the base of the run is not the base of the proxy
+
+
+def _first(core, steps):
+    """The example ids of a fresh sampler's first steps on the proportional mixture."""
+    from harness.api import Mixture
+    from harness.sampler import Sampler
+
+    sizes = core.sampler.sizes
+    total = sum(sizes.values())
+    mixture = Mixture({t: n / total for t, n in sorted(sizes.items())}, dict(sorted(sizes.items())), by_size=True)
+    return Sampler(core.sampler.seed, sizes).draw(mixture, steps * core.suite.train.effective_batch)
+
+
+def test_what_cannot_be_forked(tmp_path, toy, tiny, small):
+    lab, *_ = make_lab(tmp_path, toy, tiny)
+    with pytest.raises(HarnessError, match="unknown model"), lab.fork("proxy", model="nonsense"):
+        pass
+    with pytest.raises(HarnessError, match="cannot start from here"):
+        lab.fork("proxy", model=str(small), start="now")
