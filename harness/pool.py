@@ -31,6 +31,7 @@ class Pool:
         self.batch = batch
         self.table, self.state, self.rng = Rows(core.table, ids), core.memory, core.rng(step + 1)
         self.progress = core.clock.progress
+        self.lr = core.clock.rate(self.progress)  # as it stands before the update
 
     def __len__(self) -> int:
         return len(self.ids)
