@@ -76,6 +76,7 @@ class Core:
         self.looks = Looks(engine, data.validation, self.info, account, trail, self.suite.look if looking else None)
         self.base = self.standing = base
         self.companion = companion
+        self.outer: Core | None = None  # of a fork: the lab around it
         self.metric: Metric | None = None
         self.verb, self.args = 0, ""
         self.loose: set[str] = set()
@@ -103,14 +104,16 @@ class Core:
         bill = self.step_cost(items, spec)
         references, hardware = {}, 0
         for at in spec.references:
-            hardware += self.look_at_gold(at.weights, self.keys(items), self._unseen(at.weights, items))
+            if unseen := self._unseen(at.weights, items):
+                self._other(at.weights)  # the base lies on disk: read once a stage, not once a step
+                hardware += self.look_at_gold(at.weights, self.keys(items), unseen)
             references[at] = self.trail.gold.get(at.weights, self.keys(items))
         done = self.engine.step(
             items,
             lr,
             spec.objective,
             spec.example_weights,
-            scope=Scope(self.table, self.memory, self.rng(step), self.clock.progress),
+            scope=Scope(self.table, self.memory, self.rng("weights", step), self.clock.progress),
             references=references,
             others={at: self._other(at.weights) for at in spec.logits},
             weights=weights,
@@ -118,9 +121,9 @@ class Core:
         self.table.visit([i.id for i in items], [n / i.supervised for n, i in zip(done.nll, items, strict=True)])
         return done.nll, Cost(bill.model, done.cost.hardware + hardware, bill.tokens)
 
-    def rng(self, step: int) -> np.random.Generator:
-        """For a callback of this verb's step."""
-        return stream(self.sampler.seed, "callback", self.verb, step)
+    def rng(self, callback: str, step: int) -> np.random.Generator:
+        """For one kind of callback at this verb's step."""
+        return stream(self.sampler.seed, callback, self.verb, step)
 
     def keys(self, items: Sequence[Item]) -> list[tuple[str, str]]:
         return [(item.id, self.revised.get(item.id, "")) for item in items]
@@ -145,7 +148,9 @@ class Core:
         return self._others[weights]
 
     def stepped(self, step: int, tokens: int, loss: float, seconds: float) -> None:
-        self.standing = f"{self.verb}:{step}"
+        left, self.standing = self.standing, f"{self.verb}:{step}"
+        if not self.reachable(left):
+            self.trail.gold.forget(left)  # a selector looked at its pool, once a step
         self.looks.observe(self.standing, self.verb)
         if self.watch:
             root = self.ledger.root
@@ -186,7 +191,7 @@ class Core:
         groups = {"model": self.engine.weights()} | self._remembered()
         if optimizer:
             groups["optimizer"] = self.engine.moments()
-        self.store.save(weights, groups, {"sampler": self.sampler.state(), "revised": self.revised})
+        self.store.save(weights, groups, {"sampler": self.sampler.state(), "revised": dict(self.revised)})
 
     def _remembered(self) -> dict[str, Tensors]:
         return {"table": _torch(self.table.tensors()), "memory": _torch(self.memory.tensors())}
@@ -239,8 +244,14 @@ class Core:
             return True
         return weights in self.store and self.trail.origin(weights) == self.base
 
+    def reachable(self, weights: str) -> bool:
+        """Whether this lab or one around it can look through these weights."""
+        return self.available(weights) or (self.outer is not None and self.outer.reachable(weights))
+
     def weights_at(self, weights: str) -> Tensors:
         """A checkpoint's weights. Raises HarnessError if it was released."""
+        if weights in self._others:
+            return self._others[weights]
         if weights == self.base:
             return self.engine.base()
         if weights not in self.store:
@@ -263,12 +274,12 @@ class Core:
     def new_stage(self, mixture: Mixture, fresh: bool, references: set[str]) -> None:
         """Begin a `train`: release the previous one's checkpoints but its references, restart the optimizer if asked."""
         self.settle()
+        self._others = {}
         for weights in sorted(references):
             self.weights_at(weights)
         for weights in sorted(self.loose - {self.standing} - references):
             self.release(weights)
-        self._others = {}
-        self.trail.gold.prune(self.available)
+        self.trail.gold.prune(self.reachable)
         if fresh:
             self.engine.fresh_optimizer()
         weights_now = {t: round(w, 6) for t, w in mixture.weights.items()}
@@ -337,4 +348,5 @@ def _info(suite: Suite, task: str, train: list[Item], validation: list[Item]) ->
 
 
 def _torch(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Tensors:
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    # Not ascontiguousarray, which gives a number one dimension.
+    return {name: torch.from_numpy(np.array(array, order="C", copy=None)) for name, array in arrays.items()}

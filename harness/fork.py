@@ -47,16 +47,18 @@ class Fork:
         )
         opened = session.journal.verbs
 
-        def compute() -> None:
+        def compute() -> int:
             if self._start not in (BASE, "now"):
                 if self._start not in (base, parent.standing) and self._start not in parent.store:
                     raise HarnessError(f"fork: checkpoint {self._start} was released; use lab.checkpoint()")
                 if parent.trail.origin(self._start) != base:
                     raise HarnessError(f"fork: checkpoint {self._start} is another model's")
             session.enter(child, opened, self._start, replayed=False)
+            return child.ledger.cap
 
         args = [self._phase, self._start, self._flops, self._model]
-        lab._verb("fork", args, compute, lambda r: r, lambda r: None)
+        # Journalled, since what is left on replay is not what was left then.
+        child.ledger.cap = lab._verb("fork", args, compute, int, int)
         if replayed:
             session.enter(child, opened, self._start, replayed=True)
         self._child = type(lab)(child, session, lab._seed, opened)

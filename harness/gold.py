@@ -33,6 +33,9 @@ class Gold:
     def put(self, weights: str, keys: Iterable[Key], arrays: Iterable[Array]) -> None:
         self.seen.setdefault(weights, {}).update(zip(keys, arrays, strict=True))
 
+    def forget(self, weights: str) -> None:
+        self.seen.pop(weights, None)
+
     def prune(self, keep: Callable[[str], bool]) -> None:
         """Forget weights that nobody can look through any more."""
         self.seen = {weights: rows for weights, rows in self.seen.items() if keep(weights)}

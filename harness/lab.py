@@ -75,7 +75,7 @@ class RunLab(Probing):
         one_of("metric", metric, (None, "loss", "exact_match"))
         self._known(mixture.weights)
         check_pool(pool, select)
-        references, reference_logits = tuple(references), tuple(reference_logits)
+        references, reference_logits = tuple(dict.fromkeys(references)), tuple(dict.fromkeys(reference_logits))
         args = [
             mixture_digest(mixture),
             length,

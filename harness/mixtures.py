@@ -53,6 +53,7 @@ class Mixtures(Verbs):
 
     def counts(self, numbers: Mapping[str, int], *, replacement: bool = False) -> Mixture:
         """A random subset with exactly so many examples of each task; each epoch is one shuffled pass over it."""
+        self._not_busy("counts")
         self._known(numbers)
         ids: list[str] = []
         for task in sorted(numbers):
@@ -76,6 +77,7 @@ class Mixtures(Verbs):
         return self._examples("draw", [mixture_digest(mixture), k], lambda: self._core.sampler.draw(mixture, n))
 
     def sample(self, task: str, n: int, split: Split = "train") -> list[Example]:
+        self._not_busy("sample")
         self._known([task])
         one_of("split", split, ("train", "validation"))
         items = (self._core.train if split == "train" else self._core.validation)[task]

@@ -18,7 +18,16 @@ def asset(name: str) -> Path:
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text. NaN and infinities are refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_number
+    )
+
+
+def _number(value: Any) -> Any:
+    """A number of an array as a plain one."""
+    if getattr(value, "shape", None) != ():
+        raise TypeError(f"a {type(value).__name__} is not JSON")
+    return value.item()
 
 
 def digest(value: Any) -> str:

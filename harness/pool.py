@@ -29,7 +29,7 @@ class Pool:
         self.examples = tuple(core.data.example(i, core.revised.get(i, "")) for i in ids)
         self.ids, self.task = tuple(ids), tuple(e.task for e in self.examples)
         self.batch = batch
-        self.table, self.state, self.rng = Rows(core.table, ids), core.memory, core.rng(step + 1)
+        self.table, self.state, self.rng = Rows(core.table, ids), core.memory, core.rng("select", step + 1)
         self.progress = core.clock.progress
         self.lr = core.clock.rate(self.progress)  # as it stands before the update
 

@@ -122,6 +122,7 @@ class Handle:
         self.modules: str | list[str] = modules if isinstance(modules, str) else list(modules)
         self.normalize = normalize
         self._rows: Rows | None = None
+        self._projected: dict[int, Array] = {}
         self.paid: set[int] = set()  # 0: the rows; D: their projection
         self.key = digest([[i.id, list(i.ids)] for i in items] + [self.modules, normalize, weights])[:16]
 
@@ -136,6 +137,10 @@ class Handle:
             theirs = ours if other is None else _stack(other._made().mean("task"))
             return (ours @ theirs.T).astype(np.float32)
 
+        if other is not None and not isinstance(other, Handle):
+            raise HarnessError(
+                "gradients: gram compares with gradients of the same lab or pool; ask for them here, at=..."
+            )
         if other is not None and other is not self:
             other._use(None, other._made().compute)
         found: Array = self._use(None, compute)
@@ -144,7 +149,15 @@ class Handle:
     def rows(self, project: int | None = None) -> Array:
         """(n, P) float32, or (n, D) after the run's random projection, the same for every handle of P parameters."""
         seed = self.probes.core.sampler.seed
-        found: Array = self._use(project, lambda: self._made().rows(project, seed))
+
+        def compute() -> Array:
+            if project is None:
+                return self._made().rows()
+            if project not in self._projected:
+                self._projected[project] = self._made().rows(project, seed)
+            return self._projected[project].copy()
+
+        found: Array = self._use(project, compute)
         return found
 
     def mean(self, by: str = "task", project: int | None = None) -> dict[str, Array]:
@@ -173,11 +186,18 @@ class Handle:
             cost += made.projection_cost(project)
         if cost.model:
             self.probes.require(cost.model)
-        before = made.hardware
-        result = core.look_through(self.weights, compute)
+        before = 0
+
+        def computed() -> Any:
+            nonlocal before
+            if 0 in self.paid:
+                made.compute()  # after a crash: again, but billed before it
+            before = made.hardware
+            return compute()
+
+        result = core.look_through(self.weights, computed)
         if _size(result) > RESULT_BYTES:
             raise HarnessError(f"gradients: a result of {_size(result):,} bytes; ask for rows(project=D) or gram()")
-        # What is computed again after a crash was billed before it: work lost to a kill costs nothing.
         if cost.model:
             self.probes.book("gradients", Cost(cost.model, made.hardware - before, cost.tokens), started)
         self.paid |= {0} if project is None else {0, project}

@@ -25,6 +25,8 @@ class Gradients:
         self._lab, self._handle = lab, handle
 
     def gram(self, other: Gradients | None = None, by: str | None = None) -> Array:
+        if other is not None and getattr(other, "_lab", None) is not self._lab:
+            raise HarnessError("gradients: gram compares with gradients of the same lab; ask for them here, at=...")
         theirs = other._handle if other is not None else None
 
         def mark() -> None:

@@ -68,7 +68,7 @@ class Session:
     def enter(self, child: Core, opened: int, start: str, replayed: bool) -> None:
         """Put a fork's lab into the engine; on replay only what the snapshot says of it, if it was open then."""
         parent = self.levels[-1]
-        child.on_tick = self.tick
+        child.on_tick, child.outer = self.tick, parent.core
         self.levels.append(Level(child, opened))
         if replayed:
             self._reenter(child, opened)
@@ -136,6 +136,7 @@ class Session:
             "checkpoints": top.store.names(),
             "stage": stage.state() if stage else None,
         }
+        self.journal.sync()
         self.snapshots.write(self.journal.verbs, tensors, state, top.ledger.root)
         top.store.settle()
 

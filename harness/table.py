@@ -139,12 +139,12 @@ class State(MutableMapping[str, Array]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         array = np.array(value)
-        if array.dtype == object or array.dtype.kind not in "biuf":
+        if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
             raise HarnessError(f"state {name!r}: expected numbers, found {type(value).__name__}")
         held = sum(a.nbytes for key, a in self.arrays.items() if key != name)
         if held + array.nbytes > STATE_BYTES:
             raise HarnessError(f"state {name!r}: more than {STATE_BYTES:,} bytes in all")
-        self.arrays[name] = array
+        self.arrays[name] = array.astype(array.dtype.newbyteorder("="))
 
     def __delitem__(self, name: str) -> None:
         del self.arrays[name]

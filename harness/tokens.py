@@ -35,7 +35,9 @@ class Frame:
         self.names = tuple(item.task for item in items)
         self.supervised = tuple(item.supervised for item in items)
         self.tasks = tuple(sorted(set(self.names)))
-        self._columns: dict[str, np.ndarray[Any, Any]] = {}
+        # Read now: what this step's callbacks write is not seen by its objective.
+        rows = Rows(scope.table, self.ids) if scope else {}
+        self._columns: dict[str, np.ndarray[Any, Any]] = {name: rows[name] for name in rows}
         self.codes = [self.tasks.index(name) for name in self.names]
         self.references, self.lr, self.progress, self.scope = references or {}, lr, progress, scope
 
@@ -55,10 +57,7 @@ class Frame:
 
     def column(self, name: str) -> np.ndarray[Any, Any]:
         """A column of the table (n,) as it was before this step; NaN where nobody wrote."""
-        if name not in self._columns:
-            table = Rows(self.scope.table, self.ids) if self.scope else {}
-            self._columns[name] = table[name] if name in table else np.full(len(self.ids), np.nan, np.float32)
-        return self._columns[name]
+        return self._columns.get(name, np.full(len(self.ids), np.nan, np.float32))
 
 
 class Tokens:

@@ -50,17 +50,22 @@ class Verbs:
 
     @property
     def rng(self) -> np.random.Generator:
+        self._not_busy("rng")
         return self._rng
+
+    def _not_busy(self, name: str) -> None:
+        """Callbacks are not run again on replay, so whatever counts or draws is not for them."""
+        if self._session.busy:
+            raise HarnessError(
+                f"{name}: a callback calls no verbs of the lab; use what it is given (pool, batch, tokens)"
+            )
 
     def _verb(
         self, name: str, args: Any, compute: Callable[[], T], encode: Callable[[T], Any], decode: Callable[[Any], T]
     ) -> T:
         """Answer from the journal if this verb is finished there, else compute, book and journal it."""
         session = self._session
-        if session.busy:
-            raise HarnessError(
-                f"{name}: a callback calls no verbs of the lab; use what it is given (pool, batch, tokens)"
-            )
+        self._not_busy(name)
         if name != "join":
             session.require_top(self._core)
         key = digest(args)[:16]
