@@ -67,13 +67,17 @@ class Journal:
                 )
 
     def append(self, verb: str, args: str, result: Any, ledger_lines: int, exhausted: int | None = None) -> None:
-        """Write one finished verb; it is on disk when this returns. `exhausted`: whose budget it met the end of."""
+        """Write one finished verb; it survives a kill. `exhausted`: whose budget it met the end of."""
         line = {"i": self.verbs, "verb": verb, "args": args, "result": result, "ledger": ledger_lines}
         line["exhausted"] = exhausted
         self.verbs += 1
         if self._file:
             self._file.write(seal(line) + "\n")
-            self._file.flush()
+            self._file.flush()  # a machine that goes down goes back to the last snapshot, which syncs this file
+
+    def sync(self) -> None:
+        """All finished verbs are on disk when this returns."""
+        if self._file:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
