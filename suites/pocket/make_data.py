@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -25,13 +26,18 @@ def addition(rng: Random) -> Item:
     return f"{a} + {b}", str(a + b), str(a + b + 10)
 
 
+def subtraction(rng: Random) -> Item:
+    b, a = sorted(f.distinct(rng, 10, 99))
+    return f"{a} minus {b}", str(a - b), str(a - b + 10)
+
+
 def reverse(rng: Random) -> Item:
     items = f.words(rng, 4, 6)
     return "reverse " + " ".join(items), " ".join(items[::-1]), " ".join(items)
 
 
 def descending(rng: Random) -> Item:
-    s = f.digits(rng, 5, 8)
+    s = f.digits(rng, 6, 9)
     return f"descending {s}", "".join(sorted(s, reverse=True)), "".join(sorted(s))
 
 
@@ -44,19 +50,12 @@ def lookup(rng: Random) -> Item:
 
 def larger(rng: Random) -> Item:
     a, b = f.distinct(rng, 10, 99)
-    return f"greater of {a} and {b}", str(max(a, b)), str(min(a, b))
+    return f"greater of {a} and {b}", str(max(a, b)), str((max(a, b) - 10 + rng.randint(1, 89)) % 90 + 10)
 
 
 def last(rng: Random) -> Item:
     items = f.words(rng, 3, 6)
     return f"last {' '.join(items)}", items[-1], rng.choice(items[:-1])
-
-
-def repeat(rng: Random) -> Item:
-    items = f.words(rng, 3, 5)
-    i = rng.randrange(len(items) - 1)
-    swapped = [*items[:i], items[i + 1], items[i], *items[i + 2 :]]
-    return f"repeat {' '.join(items)}", " ".join(items), " ".join(swapped)
 
 
 @dataclass(frozen=True)
@@ -71,24 +70,32 @@ class Task:
 
 TASKS = [
     Task("addition", addition, 300),
+    Task("subtraction", subtraction, 250),
     Task("reverse", reverse, 300),
-    Task("descending", descending, 500),
-    Task("last", last, 100, 0.4),
+    Task("descending", descending, 450),
+    Task("last", last, 100, 0.35),
     Task("lookup", lookup, 120, 0.4),
-    Task("larger", larger, 150, 0.25),
-    Task("repeat", repeat, 120, 0.2),
+    Task("larger", larger, 150, 0.35),
 ]
-SUBJECTS = 100
-TRAIN_FORMS = [
+BEINGS, RAREST, COMMONEST = 100, 2, 11  # beings, and how many training rows the rarest and the commonest of them have
+FORMS = [
     "which colour has the {}",
     "colour of the {}",
     "the {} has which colour",
     "favourite colour of the {}",
     "the {} likes which colour",
     "what colour is the {}",
+    "the colour of the {}",
+    "the {} is which colour",
+    "what is the colour of the {}",
+    "the {} likes what colour",
+    "which is the colour of the {}",
+    "the {} has what colour",
+    "what colour has the {}",
+    "the {} keeps which colour",
+    "which colour is the {}",
+    "what colour likes the {}",
 ]
-VALIDATION_FORMS = ["the colour of the {}", "the {} is which colour"]
-TEST_FORMS = ["what is the colour of the {}", "the {} likes what colour", "which is the colour of the {}"]
 
 
 def drawn(task: Task, seed: int) -> Iterator[tuple[str, int, Item]]:
@@ -105,18 +112,25 @@ def drawn(task: Task, seed: int) -> Iterator[tuple[str, int, Item]]:
 
 
 def colours(seed: int) -> Iterator[tuple[str, str, str]]:
-    """(split, input, target): a colour for each of SUBJECTS beings; every split asks about all, in its own words."""
+    """(split, input, target): the colour of each being, asked in forms of its own in every split.
+
+    The number of training rows of a being grows geometrically from RAREST to COMMONEST. So the facts arrive one by one:
+    were they all as frequent, they would come within a few looks of each other, at a time that each seed sets anew.
+    """
     rng = Random(f"{seed} colours")
-    beings = rng.sample([f"{a} {b}" for a in f.ADJECTIVES for b in f.ANIMALS], SUBJECTS)
-    facts = [(being, rng.choice(f.COLOURS)) for being in beings]
-    for split, forms, n in (
-        ("test", TEST_FORMS, TEST),
-        ("validation", VALIDATION_FORMS, VALIDATION),
-        ("train", TRAIN_FORMS, len(TRAIN_FORMS) * SUBJECTS),
-    ):
-        items = [(form.format(being), colour) for form in forms for being, colour in facts]
-        for text, colour in rng.sample(items, n):
-            yield split, text, colour
+    for i, being in enumerate(rng.sample([f"{a} {b}" for a in f.ADJECTIVES for b in f.ANIMALS], BEINGS)):
+        colour, forms = rng.choice(f.COLOURS), iter(rng.sample(FORMS, len(FORMS)))
+        for split, n in (
+            ("test", share(TEST, i)),
+            ("validation", share(VALIDATION, i)),
+            ("train", round(RAREST * (COMMONEST / RAREST) ** (i / (BEINGS - 1)))),
+        ):
+            yield from ((split, form.format(being), colour) for form in islice(forms, n))
+
+
+def share(total: int, i: int) -> int:
+    """How many of `total` items the being at index `i` gets, so that all are used and no two differ by more than one."""
+    return total * (i + 1) // BEINGS - total * i // BEINGS
 
 
 def rows(seed: int = SEED) -> dict[str, list[dict[str, str]]]:
