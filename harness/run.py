@@ -26,12 +26,12 @@ from harness.trail import Trail
 
 
 @contextmanager
-def locked(folder: Path) -> Any:
-    """Hold a run directory; a second process on it is refused. The lock dies with its process."""
+def locked(folder: Path, wait: bool = False) -> Any:
+    """Hold a run directory; a second process on it is refused, or waits. The lock dies with its process."""
     folder.mkdir(parents=True, exist_ok=True)
     handle: IO[str] = (folder / "lock").open("w")  # close-on-exec, so that a child cannot outlive its parent with it
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         raise RunFailed(f"another process is working on run {folder.name}") from None
     try:
@@ -187,9 +187,10 @@ class _Run:
     def base_scores(self) -> dict[str, float]:
         """The base model's scores, measured once per workload and kept beside the runs."""
         work = self.plan.request.runs / "base" / self.plan.workload
-        if not (work / "scores.json").exists():
-            self.say("scoring the base model, once for this workload")
-            self.scoring(self.plan.model.folder, work)
+        with locked(work, wait=True):  # runs side by side: one scores, the others wait for it
+            if not (work / "scores.json").exists():
+                self.say("scoring the base model, once for this workload")
+                self.scoring(self.plan.model.folder, work)
         saved = json.loads((work / "scores.json").read_text(encoding="utf-8"))
         return {task: row["value"] for task, row in saved["scores"].items()}
 
