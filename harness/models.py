@@ -41,37 +41,40 @@ def names() -> list[str]:
     return ["pocket", *HUB]
 
 
-def resolve(name: str, mirror: Path | None = None) -> Model:
-    """A short name, a hub id or a folder. Raises HarnessError with what to do when it cannot be had."""
+def resolve(name: str, mirror: Path | None = None, weights: bool = True) -> Model:
+    """A short name, a hub id or a folder. Raises HarnessError with what to do when it cannot be had.
+
+    Without `weights` they are neither fetched nor read: config and tokenizer are enough, and the revision says less.
+    """
     if name == "pocket":
-        return _local("pocket", "embedded", asset("suites") / "pocket" / "model")
+        return _local("pocket", "embedded", asset("suites") / "pocket" / "model", weights)
     hub = HUB.get(name, name)
     if Path(name).is_dir():
-        return _local(Path(name).resolve().name, Path(name).resolve().name, Path(name))
+        return _local(Path(name).resolve().name, Path(name).resolve().name, Path(name), weights)
     if "/" not in hub or name.startswith((".", "/", "~")):
         raise unknown("model", name, names())
     mirrored = mirror / "models" / hub if mirror else None
     if mirrored and mirrored.is_dir():
-        return _local(name, hub, mirrored)
-    return _from_hub(name, hub)
+        return _local(name, hub, mirrored, weights)
+    return _from_hub(name, hub, weights)
 
 
-def _local(name: str, source: str, folder: Path) -> Model:
+def _local(name: str, source: str, folder: Path, weights: bool) -> Model:
     """A folder in the transformers format; its revision is the digest of weights, config and tokenizer."""
-    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+    if not (folder / "config.json").is_file() or (weights and not list(folder.glob("*.safetensors"))):
         raise HarnessError(f"model {name!r}: its folder has no config.json with *.safetensors beside it")
-    parts = {
-        p.name: file_digest(p) for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", ".json", ".model")
-    }
+    kinds = {".json", ".model"} | ({".safetensors"} if weights else set())
+    parts = {p.name: file_digest(p) for p in sorted(folder.iterdir()) if p.suffix in kinds}
     parts.pop("recipe.json", None)
     return Model(name.replace("/", "--"), source, folder, "sha256:" + digest(parts)[:32])
 
 
-def _from_hub(name: str, hub: str) -> Model:
+def _from_hub(name: str, hub: str, weights: bool) -> Model:
     import huggingface_hub
 
+    files = FILES if weights else FILES[1:]
     try:
-        folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=FILES, etag_timeout=10))
+        folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=files, etag_timeout=10))
     except huggingface_hub.errors.GatedRepoError:
         raise HarnessError(
             f"model {name!r} is gated: accept its licence on the hub's page of {hub}, then log in with `hf auth login`"

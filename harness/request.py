@@ -57,8 +57,11 @@ class Plan:
         return self.request.runs / self.id
 
 
-def prepare(request: Request) -> Plan:
-    """Resolve suite, model, strategy and data, and work the budget out. Raises HarnessError for what is wrong."""
+def prepare(request: Request, weights: bool = True) -> Plan:
+    """Resolve suite, model, strategy and data, and work the budget out. Raises HarnessError for what is wrong.
+
+    Without `weights` the model's are neither fetched nor read, and the id is not that of the run.
+    """
     suite_name = request.suite if request.suite is not None else ("pocket" if request.model == "pocket" else "bbh")
     suite = load_suite(suite_name)
     plugin = registry.resolve(request.strategy)
@@ -76,7 +79,7 @@ def prepare(request: Request) -> Plan:
         raise HarnessError(f"lr {request.lr}: expected a positive number")
     if request.mirror and not request.mirror.is_dir():
         raise HarnessError(f"mirror {str(request.mirror)!r} is not a folder")
-    model = models.resolve(request.model, request.mirror)
+    model = models.resolve(request.model, request.mirror, weights)
     arch = Arch.from_config(model.config)
     arch = arch.lora(suite.train.lora.r) if mode == "lora" else arch
     if reason := strategy.skip(suite):
