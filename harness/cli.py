@@ -99,6 +99,26 @@ def run(options: tuple[str, ...], **values: Any) -> None:
     click.echo(str(done))
 
 
+@cli.command()
+@run_options
+@option("--mfu", default=0.4, show_default=True, type=float, help="share of the peak that a GPU reaches")
+@click.option("--json", "as_json", is_flag=True, help="print the plan as JSON and nothing else")
+def plan(options: tuple[str, ...], mfu: float, as_json: bool, **values: Any) -> None:
+    """What a run will cost - tokens, FLOPs, looks, disk, GPU-hours - without loading weights."""
+    from harness import plan_view, progress
+    from harness.request import Request
+
+    progress.quiet()
+    from harness.plan import estimate
+
+    with plan_view.waiting() as say:
+        found = estimate(Request(options=_pairs(options), **values), mfu, say)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    else:
+        plan_view.tables(found)
+
+
 def _pairs(options: tuple[str, ...]) -> dict[str, str]:
     pairs = {}
     for option in options:
