@@ -224,10 +224,10 @@ def _look(lab: Trainer, stage: Stage) -> None:
     stage.names.append(_weights(stage))
     if stage.spec.keep in ("best", "peaks"):
         kept = wanted(stage.looks, stage.spec.mixture.tasks if stage.spec.keep == "peaks" else ())
-        if len(stage.looks) - 1 in kept:
-            lab.save(stage.names[-1], stage.spec.fresh)
         for i in set(range(len(stage.looks))) - kept:
             lab.release(stage.names[i])
+        if len(stage.looks) - 1 in kept:
+            lab.save(stage.names[-1], stage.spec.fresh)
 
 
 def wanted(looks: list[Look], tasks: tuple[str, ...]) -> set[int]:

@@ -67,7 +67,8 @@ class ScriptedLab:
         self.rng: np.random.Generator = stream(seed, "strategy")
         self.calls: list[tuple[str, object]] = []
         self.answered: str | None = None
-        self._standing, self._values = "base", {t: float("nan") for t in self.tasks}
+        first = self.script[0] if self.script else {t: [float("nan")] for t in self.tasks}
+        self._standing, self._seen = "base", {"base": {t: float(first[t][0]) for t in self.tasks}}
 
     def train(
         self,
@@ -94,10 +95,17 @@ class ScriptedLab:
         for k in range(len(next(iter(curves.values())))):
             values = {t: float(curves[t][k]) for t in self.tasks}
             pooled = sum(values.values()) / len(values)
-            looks.append(Look(k, k * every, values, pooled, Checkpoint(f"{call}:{k}" if k else start)))
-        held = wanted(looks, mixture.tasks) if keep == "peaks" else set(range(len(looks)))
+            at = f"{call}:{k}" if k else start
+            self._seen[at] = values
+            looks.append(Look(k, k * every, values, pooled, Checkpoint(at)))
+        held = {
+            "last": {len(looks) - 1},
+            "none": set(),
+            "best": wanted(looks, ()),
+            "peaks": wanted(looks, mixture.tasks),
+        }[keep]
         final = tuple(x if i in held else Look(x.step, x.epoch, x.values, x.value) for i, x in enumerate(looks))
-        self._standing, self._values = f"{call}:{len(looks) - 1}", dict(looks[-1].values)
+        self._standing = at
         return History(final, len(looks) - 1, looks[-1].epoch, dict.fromkeys(mixture.tasks, 0.0))
 
     def validate(
@@ -110,9 +118,8 @@ class ScriptedLab:
     ) -> dict[str, Score]:
         self.calls.append(("validate", None))
         names = sorted(self.tasks if tasks is None else tasks)
-        return {
-            t: Score("exact_match", 1 - self._values[t], self._values[t], self.tasks[t].n_validation) for t in names
-        }
+        seen = self._seen[at.weights if at else self._standing]
+        return {t: Score("exact_match", 1 - seen[t], seen[t], self.tasks[t].n_validation) for t in names}
 
     def checkpoint(self) -> Checkpoint:
         self.calls.append(("checkpoint", self._standing))
