@@ -144,4 +144,7 @@ class Probing(Mixtures):
 
 
 def _named(examples: Sequence[Example]) -> str:
+    for example in examples:
+        if not isinstance(example, Example):
+            raise HarnessError(f"expected examples, found {type(example).__name__}")
     return digest([[e.id, e.version] for e in examples])[:16]
