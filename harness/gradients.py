@@ -55,6 +55,10 @@ class Gradients:
         flops = 2 * self.size * dimensions * len(self.items)
         return Cost(flops, flops)
 
+    def gram_cost(self, n: int, m: int | None = None) -> Cost:
+        """2nmP for n x m products of P numbers each; n (n + 1) P for n with each other."""
+        return Cost(n * (n + 1 if m is None else 2 * m) * self.size)
+
     def rows(self, project: int | None = None, seed: int = 0) -> Array:
         """(n, P), or (n, D) after a random projection that keeps inner products in expectation (Rademacher / sqrt D).
 
@@ -83,7 +87,16 @@ class Gradients:
         for start in range(0, ours.shape[1], width):
             part = slice(start, start + width)
             found += ours[:, part].astype(np.float64) @ theirs[:, part].astype(np.float64).T
+        self.hardware += 2 * len(ours) * len(theirs) * self.size
         return found.astype(np.float32)
+
+    def task_gram(self, other: Gradients | None = None) -> Array:
+        """Inner products (c, c') of the tasks' mean rows, tasks in order of names."""
+        ours = self.mean("task")
+        theirs = ours if other is None else other.mean("task")
+        found = [[np.dot(a.astype(np.float64), b.astype(np.float64)) for b in theirs.values()] for a in ours.values()]
+        self.hardware += 2 * len(ours) * len(theirs) * self.size
+        return np.array(found, dtype=np.float32)
 
     def mean(self, by: Literal["task"] = "task") -> dict[str, Array]:
         """The mean row (P,) of each task's examples."""

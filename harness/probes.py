@@ -112,7 +112,9 @@ def _cut(ids: list[int], limit: int, tokenizer: Any, until: Sequence[str]) -> Ge
 class Handle:
     """Per-example gradients at named weights: computed and billed at the first use, a projection at its first use.
 
-    It is used while one can still look through its weights; afterwards HarnessError.
+    Inner products are billed at every call, as 2nmP whatever computes them: otherwise comparing many examples, which can
+    cost more than their gradients, would be free. It is used while one can still look through its weights; afterwards
+    HarnessError.
     """
 
     def __init__(
@@ -131,11 +133,8 @@ class Handle:
         _known_by(by)
 
         def compute() -> Array:
-            if by is None:
-                return self._made().gram(other and other._made())
-            ours = _stack(self._made().mean("task"))
-            theirs = ours if other is None else _stack(other._made().mean("task"))
-            return (ours @ theirs.T).astype(np.float32)
+            made, theirs = self._made(), other and other._made()
+            return made.gram(theirs) if by is None else made.task_gram(theirs)
 
         if other is not None and not isinstance(other, Handle):
             raise HarnessError(
@@ -143,7 +142,8 @@ class Handle:
             )
         if other is not None and other is not self:
             other._use(None, other._made().compute)
-        found: Array = self._use(None, compute)
+        n, m = (len(h.items) if by is None else len({i.task for i in h.items}) for h in (self, other or self))
+        found: Array = self._use(None, compute, self._made().gram_cost(n, None if other in (None, self) else m))
         return found
 
     def rows(self, project: int | None = None) -> Array:
@@ -175,11 +175,11 @@ class Handle:
             self._rows = self.probes.core.engine.gradients(self.items, self.modules, self.normalize)
         return self._rows
 
-    def _use(self, project: int | None, compute: Callable[[], Any]) -> Any:
+    def _use(self, project: int | None, compute: Callable[[], Any], products: Cost | None = None) -> Any:
         core, made, started = self.probes.core, self._made(), time.perf_counter()
         if not core.available(self.weights):
             raise HarnessError("gradients: use them before the weights move on, or give at=checkpoint")
-        cost = Cost()
+        cost = products or Cost()
         if 0 not in self.paid:
             cost += made.cost()
         if project is not None and project not in self.paid:
@@ -198,7 +198,7 @@ class Handle:
         result = core.look_through(self.weights, computed)
         if _size(result) > RESULT_BYTES:
             raise HarnessError(f"gradients: a result of {_size(result):,} bytes; ask for rows(project=D) or gram()")
-        if cost.model:
+        if cost.model or made.hardware > before:
             self.probes.book("gradients", Cost(cost.model, made.hardware - before, cost.tokens), started)
         self.paid |= {0} if project is None else {0, project}
         return result
@@ -207,10 +207,6 @@ class Handle:
 def _known_by(by: str | None) -> None:
     if by not in (None, "task"):
         raise HarnessError(f"gradients: by={by!r}; known: 'task'")
-
-
-def _stack(means: dict[str, Array]) -> Array:
-    return np.stack([means[t].astype(np.float64) for t in sorted(means)])
 
 
 def _size(result: Any) -> int:

@@ -159,3 +159,25 @@ def test_a_reference_is_billed_once_an_example_and_its_logits_in_every_step(begu
 def test_every_verb_of_the_protocol_is_here():
     verbs = {name for name, value in vars(Lab).items() if not name.startswith("_") and callable(value)}
     assert verbs <= {name.split()[0] for name in PAID} | set(FREE)
+
+
+def test_inner_products_of_gradients_are_billed_at_every_call(begun):
+    lab, core = begun.lab, begun.core
+    tasks = {"copy": 5, "flip": 2}
+    handle = lab.gradients([e for t, n in tasks.items() for e in lab.sample(t, n)], modules="last:1")
+    other = lab.gradients(lab.sample("next", 3), modules="last:1")
+    P = handle.rows().shape[1]
+    other.rows()
+    uses = [
+        (handle.gram, 7 * 8 * P),
+        (lambda: handle.gram(other), 2 * 7 * 3 * P),
+        (lambda: other.gram(handle), 2 * 7 * 3 * P),
+        (lambda: handle.gram(by="task"), 2 * 3 * P),
+        (lambda: handle.gram(other, by="task"), 2 * 2 * 1 * P),
+        (handle.mean, 0),
+    ]
+    for use, price in [*uses, *uses]:
+        spent = core.ledger.spent
+        use()
+        assert core.ledger.spent - spent == price
+    assert {e.phase for e in core.ledger.entries[-5:]} == {"gradients"}

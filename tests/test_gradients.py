@@ -106,11 +106,13 @@ def test_nothing_of_the_engine_changes_and_rows_are_computed_once(engine):
     assert handle.hardware == 0
     handle.rows()
     once = handle.hardware
-    handle.gram()
     handle.mean()
     assert handle.hardware == once > handle.cost().model
+    handle.gram()
+    products = 2 * len(ITEMS) ** 2 * handle.size
+    assert handle.hardware == once + products > once + handle.gram_cost(len(ITEMS)).model
     handle.rows(8)
-    assert handle.hardware == once + handle.projection_cost(8).model
+    assert handle.hardware == once + products + handle.projection_cost(8).model
     assert handle.cost(8).model == handle.cost().model + 2 * handle.size * 8 * len(ITEMS)
     assert all(p.grad is None for p in engine.lm.parameters())
     assert flags == [p.requires_grad for p in engine.lm.parameters()]
