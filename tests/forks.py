@@ -8,10 +8,64 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import subprocess
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
+
+
+class Forks:
+    """The server, from a test's side."""
+
+    def __init__(self):
+        env = os.environ | {"HARNESS_THREADS": "1", "HARNESS_DEVICE": "cpu", "HARNESS_SNAPSHOT_SECONDS": "0"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.forks"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+            env=env,
+        )
+        while self.process.stdout.readline().strip() != "ready":
+            pass
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+
+    def run(self, request, **env):
+        job = {
+            "request": {k: str(v) if k in ("suite", "model", "runs", "strategy") else v for k, v in request.items()},
+            "env": env,
+        }
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+def comparable(path):
+    """A record without its times."""
+    r = json.loads(open(path).read())
+    for row in r["ledger"].values():
+        row.pop("seconds")
+    for key in ("started", "ended"):
+        r.pop(key)
+    r["reports"].pop("seconds_outside_verbs")
+    r["reports"].pop("checkpoints_peak")
+    return r
+
+
+def damage(path, how, rng: random.Random):
+    """Cut a file in half, or flip one bit of it."""
+    data = bytearray(path.read_bytes())
+    if how == "truncate":
+        path.write_bytes(bytes(data[: len(data) // 2]))
+    else:
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(bytes(data))
 
 
 def fake_score(folder: Path, suite: str, work: Path, **_: Any) -> dict[str, Any]:
@@ -32,6 +86,7 @@ def child(job: dict[str, Any], pipe: int) -> None:
     import harness.score
 
     harness.score.score = fake_score
+    harness.score.begin_ahead = lambda: None
     run._Run.base_scores = lambda self: {"copy": 0.0}  # type: ignore[method-assign]
     asked = job["request"] | {"runs": Path(job["request"]["runs"])}
     said: list[str] = []

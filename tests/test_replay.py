@@ -1,14 +1,10 @@
 """Kill a run anywhere, run the same command again: the same record (times aside) and weights as an undisturbed run."""
 
-import json
-import os
 import random
-import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.forks import Forks, comparable, damage
 
 PLOTS = {
     "msft": None,
@@ -61,35 +57,11 @@ class Plot:
 '''
 
 
-class Forks:
-    def __init__(self):
-        env = os.environ | {"HARNESS_THREADS": "1", "HARNESS_DEVICE": "cpu", "HARNESS_SNAPSHOT_SECONDS": "0"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.forks"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=env,
-        )
-        while self.process.stdout.readline().strip() != "ready":
-            pass
-
-    def run(self, request, **env):
-        job = {
-            "request": {k: str(v) if k in ("suite", "model", "runs", "strategy") else v for k, v in request.items()},
-            "env": env,
-        }
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-
 @pytest.fixture(scope="module")
 def forks():
     server = Forks()
     yield server
-    server.process.kill()
+    server.close()
 
 
 def plot_file(tmp_path, name):
@@ -98,17 +70,6 @@ def plot_file(tmp_path, name):
     path = tmp_path / f"{name}.py"
     path.write_text(FILE.format(body=PLOTS[name].strip("\n")))
     return path
-
-
-def comparable(path):
-    r = json.loads(open(path).read())
-    for row in r["ledger"].values():
-        row.pop("seconds")
-    for key in ("started", "ended"):
-        r.pop(key)
-    r["reports"].pop("seconds_outside_verbs")
-    r["reports"].pop("checkpoints_peak")
-    return r
 
 
 def request(toy, tiny, runs, strategy):
@@ -179,15 +140,6 @@ def test_going_on_computes_only_what_is_missing(forks, toy, tiny, tmp_path):
     done = forks.run(asked, HARNESS_FAULT="kill@step:1")  # not one step is taken again
     assert done["status"] == 0
     assert "goes on after" in done["said"][0]
-
-
-def damage(path, how, rng):
-    data = bytearray(path.read_bytes())
-    if how == "truncate":
-        path.write_bytes(bytes(data[: len(data) // 2]))
-    else:
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        path.write_bytes(bytes(data))
 
 
 @pytest.mark.parametrize("how", ["truncate", "flip"])
