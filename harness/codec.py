@@ -41,12 +41,12 @@ def history_to_json(history: History) -> dict[str, Any]:
         "epochs": history.epochs,
         "train_loss": dict(history.train_loss),
         "cut": history.cut,
-    }
+    } | ({"paused": history.paused} if history.paused else {})
 
 
 def history_from_json(raw: Mapping[str, Any]) -> History:
     looks = tuple(Look(s, e, v, p, Checkpoint(c) if c else None) for s, e, v, p, c in raw["looks"])
-    return History(looks, raw["steps"], raw["epochs"], raw["train_loss"], raw["cut"])
+    return History(looks, raw["steps"], raw["epochs"], raw["train_loss"], raw["cut"], raw.get("paused"))
 
 
 def qualified(function: Callable[..., Any] | None) -> str | None:

@@ -217,6 +217,14 @@ class Core:
             self.save(self.standing, restart=False)
             self.deferred = False
 
+    def alter(self) -> None:
+        """What is remembered changes, but not the weights: what is stored or promised under their name is of before."""
+        self.settle()
+        if self.standing == self.base or self.standing in self.store:
+            name = f"{self.verb}:0"
+            self.trail.alias(self.standing, name)
+            self.standing = name
+
     def restore(self, weights: str, optimizer: str) -> None:
         """Weights, samplers and (if saved and wanted) optimizer of a checkpoint; neither ledger nor clock."""
         self.settle()
@@ -271,13 +279,18 @@ class Core:
         finally:
             self.standing = standing
 
-    def new_stage(self, mixture: Mixture, fresh: bool, references: set[str]) -> None:
-        """Begin a `train`: release the previous one's checkpoints but its references, restart the optimizer if asked."""
+    def new_stage(self, mixture: Mixture, fresh: bool, references: set[str], looked: set[str] | None = None) -> None:
+        """Begin a `train`: release the previous one's checkpoints but its references, restart the optimizer if asked.
+
+        `looked`: the weights seen so far by a training that goes on after a pause; they stay.
+        """
+        if looked is not None and self.standing not in references:
+            self.deferred = False
         self.settle()
         self._others = {}
         for weights in sorted(references):
             self.weights_at(weights)
-        for weights in sorted(self.loose - {self.standing} - references):
+        for weights in sorted(self.loose - {self.standing} - references - (looked or set())):
             self.release(weights)
         self.trail.gold.prune(self.reachable)
         if fresh:
@@ -287,7 +300,8 @@ class Core:
         if self.looks.spec is not None and (not mixtures or mixtures[-1]["weights"] != weights_now):
             mixtures.append({"billed_flops": self.ledger.root.spent, "weights": weights_now})
         self.trail.starts[self.verb] = self.standing
-        self.looks.observe(self.standing, self.verb)
+        if looked is None:
+            self.looks.observe(self.standing, self.verb)
 
     def end(self) -> None:
         """A fork ends: the checkpoints that it kept outlive it."""

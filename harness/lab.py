@@ -66,10 +66,17 @@ class RunLab(Probing):
         select: Select | None = None,
         references: Sequence[Checkpoint] = (),
         reference_logits: Sequence[Checkpoint] = (),
+        pause: str | None = None,
+        after: History | None = None,
     ) -> History:
         long, grid = Length.parse(length), Length.parse(eval_every) if eval_every else None
         if grid and grid.unit == "rest":
             raise HarnessError("eval_every: expected a step, epoch or budget length, not REST")
+        rest = Length.parse(pause) if pause else None
+        if rest and rest.unit not in ("step", "epoch"):
+            raise HarnessError(f"pause {pause!r}: expected steps or epochs")
+        if after is not None and after.paused is None:
+            raise HarnessError("train(after=): this training was not paused; it is at its end")
         one_of("keep", keep, ("last", "none", "best", "peaks"))
         one_of("optimizer", optimizer, ("keep", "fresh"))
         one_of("metric", metric, (None, "loss", "exact_match"))
@@ -89,6 +96,8 @@ class RunLab(Probing):
             qualified(select),
             [at.weights for at in references],
             [at.weights for at in reference_logits],
+            pause,
+            after and after.last.checkpoint.weights,
         ]
 
         def compute() -> History:
@@ -96,9 +105,13 @@ class RunLab(Probing):
             resumed, core.resumed = core.resumed, None
             core.metric = metric
             fresh = optimizer == "fresh"
+            earlier = after.paused if after else None
             if resumed is None:
                 core.ledger.require(0)
-                core.new_stage(mixture, fresh, {at.weights for at in (*references, *reference_logits)})
+                if after and after.last.checkpoint.weights != core.trail.trained(core.standing):
+                    raise HarnessError("train(after=): the weights have moved since the pause")
+                held = {at.weights for at in (*references, *reference_logits)}
+                core.new_stage(mixture, fresh and not after, held, set(earlier["names"]) if earlier else None)
             spec = Spec(
                 core.verb,
                 core.trail.starts[core.verb],
@@ -113,9 +126,10 @@ class RunLab(Probing):
                 references,
                 reference_logits,
                 gatherer(core, mixture, pool, select) if select else None,
+                rest,
             )
-            history = run_stage(core, spec, resumed)
-            if history.last.kept and keep == "last":
+            history = run_stage(core, spec, resumed, earlier)
+            if history.paused or (history.last.kept and keep == "last"):
                 core.loose.add(core.standing)
                 core.deferred = True
             return history

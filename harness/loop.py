@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from harness.api import Checkpoint, ExampleWeights, History, Keep, Length, Look, Mixture, Objective
@@ -86,14 +86,19 @@ class Spec:
     references: tuple[Checkpoint, ...] = ()
     logits: tuple[Checkpoint, ...] = ()
     gather: Callable[[int, int], list[Update]] | None = None
+    pause: Length | None = None
 
 
 @dataclass
 class Stage:
-    """The state of a running `train` verb: plain values, so that a snapshot can hold it."""
+    """The state of a running `train` verb: plain values, so that a snapshot can hold it, or a history at a pause.
+
+    `first`: the step at which this verb began, not 0 when it goes on after a pause.
+    """
 
     spec: Spec
     cap: int
+    first: int = 0
     step: int = 0
     billed: int = 0
     next_look: int = 1
@@ -132,6 +137,10 @@ class Stage:
             return self.step > 0 and self.billed + next_cost > length.amount * self.cap
         return self.step >= self.grid_step(length, 1)
 
+    def pausing(self) -> bool:
+        pause = self.spec.pause
+        return pause is not None and self.step > self.first and self.step >= self.grid_step(pause, 1)
+
     def look_due(self) -> bool:
         grid = self.spec.grid
         if grid is None:
@@ -146,15 +155,25 @@ class Stage:
         return due
 
 
-def run_stage(lab: Trainer, spec: Spec, resumed: Mapping[str, Any] | None = None) -> History:
-    """Train until the length is reached or the next step (and the look that must follow it) does not fit."""
+def run_stage(
+    lab: Trainer, spec: Spec, resumed: Mapping[str, Any] | None = None, earlier: Mapping[str, Any] | None = None
+) -> History:
+    """Train until the length is reached or the next step (and the look that must follow it) does not fit.
+
+    `earlier` is where a pause left off, `resumed` the place within this verb that a crash goes on from.
+    """
     stage = Stage(spec, lab.ledger.cap)
     reserve = lab.look_cost() if spec.grid else 0
+    if earlier is not None:
+        stage.load(earlier)
+        stage.first = stage.step
     if resumed is not None:
         stage.load(resumed)
-    elif spec.grid:
+    elif spec.grid and earlier is None:
         _look(lab, stage)
     while not stage.complete(0):
+        if stage.pausing():
+            return _paused(stage)
         before, fresh = lab.sampler.state(), not stage.pending
         try:
             ids, weights = _next(lab, stage, reserve)
@@ -215,7 +234,7 @@ def _step(lab: Trainer, stage: Stage, items: list[Item], cost: Cost, weights: Se
 
 
 def _weights(stage: Stage) -> str:
-    return f"{stage.spec.verb}:{stage.step}" if stage.step else stage.spec.start
+    return f"{stage.spec.verb}:{stage.step}" if stage.step > stage.first else stage.spec.start
 
 
 def _look(lab: Trainer, stage: Stage) -> None:
@@ -255,6 +274,14 @@ def _finish(lab: Trainer, stage: Stage) -> History:
         for i, k in enumerate(looks)
     )
     return History(final, stage.step, stage.epochs(), mean_loss(stage.loss), stage.cut)
+
+
+def _paused(stage: Stage) -> History:
+    here = Look(stage.step, stage.epochs(), kept=Checkpoint(_weights(stage)))
+    seen = list(stage.looks)
+    if seen and seen[-1].step == stage.step:
+        here = replace(seen.pop(), kept=here.kept)
+    return History((*seen, here), stage.step, stage.epochs(), mean_loss(stage.loss), paused=stage.state())
 
 
 def mean_loss(sums: Mapping[str, list[float]]) -> dict[str, float]:

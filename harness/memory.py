@@ -38,7 +38,7 @@ class ExampleTable:
         table, ids = self._lab._core.table, [e.id for e in examples]
         rows, found = table.rows(ids), np.asarray(values, np.float32)
         args = [column, digest(ids), digest(found.tobytes().hex())]
-        self._lab._verb("examples.set", args, lambda: table.write(column, rows, found), lambda r: r, lambda r: None)
+        self._lab._write("examples.set", args, lambda: table.write(column, rows, found))
 
     def top(self, column: str, k: int, *, tasks: Iterable[str] | None = None, smallest: bool = False) -> list[Example]:
         if k < 0:
@@ -88,11 +88,11 @@ class LabState(MutableMapping[str, Array]):
     def __setitem__(self, name: str, value: Any) -> None:
         array, memory = np.array(value), self._lab._core.memory
         args = [name, array.dtype.str, list(array.shape), digest(array.tobytes().hex())]
-        self._lab._verb("state.set", args, lambda: memory.__setitem__(name, array), lambda r: r, lambda r: None)
+        self._lab._write("state.set", args, lambda: memory.__setitem__(name, array))
 
     def __delitem__(self, name: str) -> None:
         memory = self._lab._core.memory
-        self._lab._verb("state.delete", [name], lambda: memory.__delitem__(name), lambda r: r, lambda r: None)
+        self._lab._write("state.delete", [name], lambda: memory.__delitem__(name))
 
     def _names(self) -> list[str]:
         return self._lab._verb("state.names", [], lambda: sorted(self._lab._core.memory), lambda r: r, lambda r: r)

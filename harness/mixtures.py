@@ -91,6 +91,7 @@ class Mixtures(Verbs):
         core = self._core
 
         def compute() -> str | None:
+            core.alter()
             version = core.data.revise(example, response)
             if version is not None:
                 core.revised.pop(example.id, None)

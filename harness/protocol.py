@@ -124,6 +124,8 @@ class Lab(Protocol):
         select: Select | None = None,
         references: Sequence[Checkpoint] = (),
         reference_logits: Sequence[Checkpoint] = (),
+        pause: str | None = None,
+        after: History | None = None,
     ) -> History:
         """Train on whole effective batches of `mixture`; what does not fit under the cap is cut (`history.cut`).
 
@@ -142,6 +144,10 @@ class Lab(Protocol):
         `select(pool)` is given `pool` effective batches of candidates before an update and returns a `Selection` of k
         effective batches for k updates; `pool.nll` and its looks `.logprobs`, `.distributions`, `.gradients` are billed
         when used. Callbacks keep nothing of their own, since they are not run again on replay: `.table` and `.state` do.
+
+        `pause`, in steps or epochs from the training's beginning, stops it early without a look: `history.paused`. The
+        same call with `after=history` goes on as if nothing had happened: length, grid, looks and `keep` count from the
+        beginning, and its history is of the whole. For methods that do something between steps at times of their own.
         """
         ...
 

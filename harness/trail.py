@@ -39,6 +39,21 @@ class Trail:
             weights = self.starts[verb]
         return kept
 
+    def alias(self, weights: str, name: str) -> None:
+        """The same weights under another name, `verb:0`: what was seen of them is not paid again."""
+        self.starts[int(name.split(":")[0])] = weights
+        self.seen |= {(name, t, n): value for (w, t, n), value in self.seen.items() if w == weights}
+        if self.looked.startswith(f"{weights}@"):
+            self.looked = name + self.looked[len(weights) :]
+        if weights in self.gold.seen:
+            self.gold.seen[name] = dict(self.gold.seen[weights])
+
+    def trained(self, weights: str) -> str:
+        """These weights by the name that their training gave them."""
+        while weights.endswith(":0"):
+            weights = self.starts[int(weights.split(":")[0])]
+        return weights
+
     def origin(self, weights: str) -> str:
         """The base that these weights descend from: `base`, or `base:NAME` in a fork of another model."""
         while not weights.startswith(BASE):

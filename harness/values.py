@@ -121,13 +121,18 @@ class Look:
 
 @dataclass(frozen=True)
 class History:
-    """What a `train` did. Looks are in order of steps; the last one is the end, with values if `eval_every` was given."""
+    """What a `train` did. Looks are in order of steps; the last one is the end, with values if `eval_every` was given.
+
+    `paused`, plain data, is set where `train(pause=)` stopped short of the end, for `train(after=)`. The last look is then
+    the place of the pause and holds a checkpoint.
+    """
 
     looks: tuple[Look, ...]
     steps: int
     epochs: float
     train_loss: Mapping[str, float]
     cut: bool = False
+    paused: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
     def last(self) -> Look:

@@ -97,6 +97,15 @@ class Verbs:
         core.tick(None)
         return result
 
+    def _write(self, name: str, args: Any, write: Callable[[], None]) -> None:
+        """A verb that changes what is remembered of examples or of the method."""
+
+        def compute() -> None:
+            self._core.alter()
+            write()
+
+        self._verb(name, args, compute, lambda r: r, lambda r: None)
+
     def _raise_again(self, exhausted: int | None) -> None:
         """On replay: the end of the budget that this verb met, of this lab's account or one above it."""
         if exhausted is not None:
