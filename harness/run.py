@@ -122,6 +122,7 @@ class _Run:
         self.score: dict[str, Any] = {"scores": {}, "overlap": {}, "scorer": None}
         self.base: dict[str, float] = {}
         self.weights: str | None = None
+        self.ahead: Any = None
 
     def go(self) -> Path:
         try:
@@ -132,14 +133,19 @@ class _Run:
         except HarnessError as error:
             self.write("failed", str(error))
             raise
+        finally:
+            if self.ahead is not None:
+                self.ahead.close()
         return self.write(status, None)
 
     def train(self) -> str:
         """`strategy.run(lab)` under the cap; leaves the answer's weights in final/."""
         from harness.lab import RunLab
+        from harness.score import begin_ahead
         from harness.session import Session
         from harness.setup import build
 
+        self.ahead = begin_ahead()
         plan, point = self.plan, self.point
         finished, again = (point.replay, point.expected) if point else ([], [])
         journal = Journal(self.folder / "journal.jsonl", finished, again)
@@ -180,9 +186,11 @@ class _Run:
     def scoring(self, folder: Path, work: Path) -> dict[str, Any]:
         from harness.score import score
 
+        ahead, self.ahead = self.ahead, None
+
         r = self.plan.request
         shutil.rmtree(work / "items", ignore_errors=True)
-        return score(folder, self.plan.suite_name, work, mirror=r.mirror, limit=r.limit)
+        return score(folder, self.plan.suite_name, work, mirror=r.mirror, limit=r.limit, ahead=ahead)
 
     def base_scores(self) -> dict[str, float]:
         """The base model's scores, measured once per workload and kept beside the runs."""

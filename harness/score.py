@@ -12,8 +12,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,45 @@ from harness.paths import digest, file_digest, write_atomic
 from harness.suite import Suite, load_suite
 
 
+class Scorer:
+    """A scoring process that waits for one job. Started before training ends, its imports cost the run no time."""
+
+    def __init__(self) -> None:
+        here = str(Path(__file__).resolve().parent.parent)
+        # Safe path: a file of the user's folder called like a module must not stand in its way.
+        env = os.environ | {
+            "PYTHONSAFEPATH": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
+        }
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "harness.score"],
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            env=env,
+        )
+
+    def run(self, job: Path, log: Path) -> int:
+        """Do the job and return the exit status; all that the process printed is in `log`."""
+        self._process.communicate(str(job).encode())
+        self._log.seek(0)
+        log.write_bytes(self._log.read())
+        self._log.close()
+        return self._process.returncode
+
+    def close(self) -> None:
+        """End a process that was not needed."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.communicate()
+
+
+def begin_ahead() -> Scorer | None:
+    """A scorer whose imports run beside the training."""
+    return Scorer()
+
+
 def score(
     folder: Path,
     suite: str,
@@ -33,10 +74,12 @@ def score(
     mirror: Path | None = None,
     limit: int | None = None,
     scorer: str = "hf",
+    ahead: Scorer | None = None,
 ) -> dict[str, Any]:
     """Score a checkpoint folder into `work` (lm_eval/, items/, scores.json) and return the summary.
 
-    Raises RunFailed with the child's last line; its whole output is `work`/lm_eval/log.txt.
+    Raises RunFailed with the child's last line; its whole output is `work`/lm_eval/log.txt. `ahead`: a process that
+    was started earlier.
     """
     raw = work / "lm_eval"
     raw.mkdir(parents=True, exist_ok=True)
@@ -50,23 +93,11 @@ def score(
         "scorer": scorer,
     }
     write_atomic(raw / "job.json", json.dumps(job, indent=1))
-    here = str(Path(__file__).resolve().parent.parent)
-    # Safe path: a file of the user's folder called like a module must not stand in its way.
-    env = os.environ | {
-        "PYTHONSAFEPATH": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
-    }
-    with (raw / "log.txt").open("w") as log:
-        done = subprocess.run(
-            [sys.executable, "-m", "harness.score", str(raw / "job.json")],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=env,
-        )
-    if done.returncode or not (work / "scores.json").exists():
+    status = (ahead or Scorer()).run(raw / "job.json", raw / "log.txt")
+    if status or not (work / "scores.json").exists():
         lines = [x for x in (raw / "log.txt").read_text(errors="replace").splitlines() if x.strip()]
         raise RunFailed(
-            f"scoring failed: {lines[-1][:200] if lines else f'exit {done.returncode}'} (see lm_eval/log.txt)"
+            f"scoring failed: {lines[-1][:200] if lines else f'exit {status}'} (see lm_eval/log.txt)"
         )
     summary: dict[str, Any] = json.loads((work / "scores.json").read_text(encoding="utf-8"))
     return summary
@@ -75,7 +106,15 @@ def score(
 # --- the child
 
 
-def main(job_path: str) -> None:
+def main() -> None:
+    """Import first, then read the job's path from standard input; its end without one means there is no job."""
+    import_module("lm_eval.models.huggingface")
+    path = sys.stdin.read()
+    if path:
+        work_off(path)
+
+
+def work_off(job_path: str) -> None:
     job = json.loads(Path(job_path).read_text(encoding="utf-8"))
     suite, work = load_suite(job["suite"]), Path(job["work"])
     mirror = Path(job["mirror"]) if job["mirror"] else None
@@ -236,6 +275,6 @@ def summarise(items: list[dict[str, Any]], chosen: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1])
+        main()
     except HarnessError as error:
         sys.exit(str(error))

@@ -74,7 +74,7 @@ def test_the_last_line_is_the_record_and_it_holds_every_key(ran):
     assert found["ledger"]["look"]["model_flops"] > 0
     assert found["ledger"]["score"]["model_flops"] > 0
     assert set(found["scores"]) == {"copy", "flip", "next"}
-    assert found["identity"]["hyperparameters"] == {"C": 0.5, "grid": 0.25, "stages": None}
+    assert found["identity"]["hyperparameters"] == {"C": 0.5, "grid": 0.25, "stages": None, "faithful": False}
     assert found["identity"]["passed"] == {"C": "0.5"}
     assert set(found["identity"]["data_sha256"]) == {"train", "validation", "test"}
     assert {e["verb"] for e in found["events"]} >= {"answer", "rollback", "log"}
