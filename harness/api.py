@@ -5,7 +5,7 @@ A strategy is a frozen dataclass with `run(lab)`; it holds the plot, the lab hol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from harness.errors import BudgetExhausted, HarnessError
@@ -91,6 +91,18 @@ class Lens:
             if arguments.get(name) is not None:
                 raise HarnessError(f"two parts of this strategy set {name!r}: they cannot be combined")
         return self._lab.train(mixture, length, **(arguments | {k: v for k, v in mine.items() if v != ()}))
+
+    def in_parts(
+        self, mixture: Mixture, length: str, arguments: Mapping[str, Any], pause: Callable[[History | None], str]
+    ) -> History:
+        """Train with pauses: before each part, `pause(so_far)` does what is due and says where that part ends."""
+        if "pause" in arguments or "after" in arguments:
+            raise HarnessError("two parts of this strategy pause the training: they cannot be combined")
+        h = None
+        while h is None or h.paused:
+            until = pause(h)
+            h = Lens.train(self, mixture, length, **arguments, pause=until, after=h)
+        return h
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._lab, name)

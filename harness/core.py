@@ -211,6 +211,13 @@ class Core:
         self.trail.pinned.add(self.standing)
         return self.standing
 
+    def promise(self) -> str:
+        """The standing weights can be gone back to until the next training is over."""
+        if self.standing != self.base and self.standing not in self.store:
+            self.loose.add(self.standing)
+            self.deferred = True
+        return self.standing
+
     def settle(self) -> None:
         """Write the last checkpoint that a `train` promised, now that the weights are about to change."""
         if self.deferred:

@@ -168,8 +168,11 @@ class RunLab(Probing):
 
     # --- move
 
-    def checkpoint(self) -> Checkpoint:
-        return self._verb("checkpoint", [], lambda: Checkpoint(self._core.pin()), lambda c: c.weights, Checkpoint)
+    def checkpoint(self, *, pin: bool = True) -> Checkpoint:
+        core = self._core
+        args = [] if pin else ["until the next train"]
+        keep = core.pin if pin else core.promise
+        return self._verb("checkpoint", args, lambda: Checkpoint(keep()), lambda c: c.weights, Checkpoint)
 
     def rollback(self, to: Checkpoint, *, optimizer: Literal["restore", "fresh"] = "restore") -> None:
         one_of("optimizer", optimizer, ("restore", "fresh"))

@@ -67,6 +67,7 @@ class ScriptedLab:
         self.rng: np.random.Generator = stream(seed, "strategy")
         self.calls: list[tuple[str, object]] = []
         self.answered: str | None = None
+        self.state: dict[str, Any] = {}
         first = self.script[0] if self.script else {t: [float("nan")] for t in self.tasks}
         self._standing, self._seen = "base", {"base": {t: float(first[t][0]) for t in self.tasks}}
 
@@ -121,7 +122,7 @@ class ScriptedLab:
         seen = self._seen[at.weights if at else self._standing]
         return {t: Score("exact_match", 1 - seen[t], seen[t], self.tasks[t].n_validation) for t in names}
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self, *, pin: bool = True) -> Checkpoint:
         self.calls.append(("checkpoint", self._standing))
         return Checkpoint(self._standing)
 
