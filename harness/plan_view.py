@@ -35,7 +35,7 @@ def tables(plan: Row) -> None:
     console.print(_hours(plan["gpu_hours"]))
     if plan["adaptive"]:
         console.print(_scenarios(plan["scenarios"]))
-        console.print("The strategy reacts to what it sees: ranges span these scenarios, a run may lie outside.")
+        console.print("It reacts to what it sees: ranges span these scenarios; a run may lie outside.")
 
 
 def _columns(title: str, *names: str) -> Table:

@@ -1,11 +1,14 @@
-"""Made-up views of a model for plans: per-token losses, distributions and gradients of the right shapes, fixed by name."""
+"""Made-up views of a model for plans: per-token losses, distributions and gradients of the right shapes.
+
+All are fixed by the names of scenario and example: another scenario makes a selector choose other examples.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +28,8 @@ class SketchedGradients(Gradients):
 
     def __init__(self, engine: Any, items: Sequence[Item], modules: str | Sequence[str], normalize: bool) -> None:
         super().__init__(engine, items, modules, normalize)
-        rows = np.stack([_direction(item.task) + 0.5 * _direction(item.id) for item in items])
+        scene = engine.scenario.name
+        rows = np.stack([_direction(scene, item.task) + 0.5 * _direction(scene, item.id) for item in items])
         if normalize:
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         self._latent: Array = rows
@@ -56,27 +60,27 @@ def _widened(rows: Array, size: int) -> Array:
     return (rows[..., np.arange(size) % LATENT] * math.sqrt(LATENT / size)).astype(np.float32)
 
 
-def _stream(name: str) -> np.random.Generator:
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
-
-
-@cache
-def _direction(name: str) -> Array:
-    return _stream(name).standard_normal(LATENT)
+def _stream(*names: str) -> np.random.Generator:
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(repr(names).encode()).digest()[:8], "big"))
 
 
 @lru_cache(HELD)
-def spread(name: str, tokens: int) -> Array:
+def _direction(scene: str, name: str) -> Array:
+    return _stream(scene, name).standard_normal(LATENT)
+
+
+@lru_cache(HELD)
+def spread(scene: str, name: str, tokens: int) -> Array:
     """How a task's loss lies over one item's tokens (S,): positive and about 1 on average."""
-    rng = _stream(name)
+    rng = _stream(scene, name)
     found: Array = rng.lognormal(-0.125, 0.5) * rng.gamma(2.0, 0.5, tokens)
     return found
 
 
 @lru_cache(HELD)
-def total(name: str, tokens: int) -> float:
+def total(scene: str, name: str, tokens: int) -> float:
     """The sum of `spread`."""
-    return float(spread(name, tokens).sum())
+    return float(spread(scene, name, tokens).sum())
 
 
 def distribution(item: Item, p: Array, top_k: int, vocabulary: int, support: Array | None) -> Distribution:

@@ -95,7 +95,7 @@ class Weightless:
         return self.scenario.match(self.passes[task], self.horizon, self.rank[task])
 
     def _nll(self, item: Item) -> float:
-        return self._loss(item.task) * total(item.id, item.supervised)
+        return self._loss(item.task) * total(self.scenario.name, item.id, item.supervised)
 
     def step(
         self,
@@ -127,7 +127,8 @@ class Weightless:
         return [Shown(self._nll(item), item.supervised, match[item.task]) for item in items], 0
 
     def logprobs(self, items: list[Item]) -> tuple[list[Array], int]:
-        found = [-self._loss(i.task) * spread(i.id, i.supervised) for i in items]
+        scene = self.scenario.name
+        found = [-self._loss(i.task) * spread(scene, i.id, i.supervised) for i in items]
         return [row.astype(np.float32) for row in found], 0
 
     def distributions(

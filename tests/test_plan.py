@@ -165,6 +165,24 @@ while (h := lab.train(lab.uniform(), "4 step", eval_every="4 step", metric="exac
     assert found["steps"] == {"min": min(s for _, s, _ in ends.values()), "max": ends["rising"][1]}
 
 
+@pytest.mark.parametrize("key", ["pool.nll", "pool.gradients(modules='last:1').gram().sum(1)"])
+def test_who_chooses_by_what_the_model_says_gets_a_range(tmp_path, toy, tiny, key):
+    body = f"""
+def select(pool):
+    return Selection(np.argsort({key})[:pool.batch])
+lab.train(lab.uniform(), "6 step", pool=3, select=select)
+"""
+    file = strategy(tmp_path, body)
+    table, _, _ = real(tmp_path, toy, tiny, strategy=file, budget=4.0)
+    found = planned(tmp_path, toy, tiny, strategy=file, budget=4.0)
+    assert found["adaptive"]
+    train = found["ledger"]["train"]["model_flops"]
+    assert train["min"] < train["max"]
+    assert 0.9 * train["min"] < table["train"]["model_flops"] < 1.1 * train["max"]
+    looked = "probe" if key == "pool.nll" else "gradients"
+    assert within(found["ledger"][looked]["model_flops"], table[looked]["model_flops"])
+
+
 def test_responses_end_early_or_run_to_the_limit(tmp_path, toy, tiny):
     body = """
 lab.train(lab.uniform(), "8 step")
