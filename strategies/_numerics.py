@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from harness.api import Array, Example, Lab
+from harness.api import Array, Distribution, Example, HarnessError, Lab, Mixture
 
 # --- minibatch selection: N candidates, K_NN their gradients' inner products, s_N those with the mean anchor gradient
 
@@ -150,3 +150,196 @@ def tally(pool: Any, tasks: Sequence[str], chosen: Array, points: int = 20, **va
         sums, seen = 0 * sums, 0 * seen
     pool.state["selection.sums"], pool.state["selection.tasks"] = sums, seen
     pool.state["selection.point"] = max(point, last)
+
+
+# --- mixtures: n tasks in order of names, p_n weights on the simplex, S_nn similarities
+
+
+def rounds(lab: Lab, most: int) -> list[list[Example]]:
+    """Validation items to look at: at most `most` of each task, the k-th round holds the k-th item of every task."""
+    drawn = [lab.sample(t, min(most, info.n_validation), "validation") for t, info in sorted(lab.tasks.items())]
+    return [[items[k] for items in drawn if k < len(items)] for k in range(max(map(len, drawn)))]
+
+
+def looked(
+    lab: Lab,
+    mixture: Mixture,
+    held: Sequence[Sequence[Example]],
+    look: Callable[[Lab, Sequence[Example]], Sequence[Any]],
+    share: float,
+    looks: float,
+    model: str | None = None,
+) -> list[Sequence[Any]]:
+    """Rounds of `held` seen through a proxy trained on `mixture`: as many as fit into `looks` of its share."""
+    seen: list[Sequence[Any]] = []
+    with lab.fork("proxy", model=model, budget=f"{share} budget") as child:
+        child.train(mixture, f"{1 - looks} budget", keep="none")
+        for examples in held:
+            seen.append(look(child, examples))
+    return seen
+
+
+def common(held: Sequence[Sequence[Example]], seen: Sequence[Sequence[Any]]) -> tuple[list[Example], list[list[Any]]]:
+    """The items that every proxy has seen, and what each saw of them. Raises HarnessError if there are none."""
+    n = min(map(len, seen))
+    if not n:
+        raise HarnessError("a proxy's share did not pay for one look; raise `proxies` or `looks`, or take more budget")
+    return [e for examples in held[:n] for e in examples], [[x for row in mine[:n] for x in row] for mine in seen]
+
+
+def losses(lab: Lab, examples: Sequence[Example]) -> list[float]:
+    """Mean token NLL of each example at these weights, billed."""
+    return [-float(row.mean()) for row in lab.logprobs(examples)]
+
+
+def task_means(items: Sequence[Example], values: Sequence[float]) -> Array:
+    """(n,) means over each task's items, tasks in order of names."""
+    dom_N = domains([e.task for e in items])
+    means: Array = np.bincount(dom_N, np.asarray(values, dtype=float)) / np.bincount(dom_N)
+    return means
+
+
+def learned(lab: Lab, p_n: Array, **more: Any) -> dict[str, float]:
+    """Weights by task, written into the record with their L1 distance to uniform."""
+    weights = dict(zip(sorted(lab.tasks), (float(x) for x in p_n), strict=True))
+    distance = float(np.abs(p_n - 1 / len(p_n)).sum())
+    lab.log("weights", {"weights": {t: round(x, 6) for t, x in weights.items()}, "l1": round(distance, 6)} | more)
+    return weights
+
+
+def brief(M: Array, most: int = 4000) -> Array:
+    """A matrix as the record can hold it: all of it, or the means of its rows where it has too many numbers."""
+    shown: Array = np.round(M if M.size <= most else M.mean(1), 6)
+    return shown
+
+
+def tilted(p_n: Array, score_n: Array) -> Array:
+    """p exp(score), normalised; scores of any size."""
+    with np.errstate(divide="ignore"):
+        z = np.log(p_n) + score_n
+    e: Array = np.exp(z - z.max())
+    e /= e.sum()
+    return e
+
+
+def group_weights(alpha_n: Array, dom_N: Array, tokens_N: Array) -> Array:
+    """(N,) example weights under which task c's mean token loss counts as alpha_c, of the tasks in this batch."""
+    share_N = alpha_n[dom_N] / np.bincount(dom_N, tokens_N)[dom_N]
+    weights: Array = share_N * tokens_N.sum() / max(float(share_N @ tokens_N), 1e-300)
+    return weights
+
+
+def project(v: Array) -> Array:
+    """The point of the simplex that is nearest to v, by sorting."""
+    u = np.sort(v)[::-1]
+    excess = (np.cumsum(u) - 1) / np.arange(1, len(v) + 1)
+    p: Array = np.maximum(v - excess[np.flatnonzero(u > excess)[-1]], 0.0)
+    return p
+
+
+def stationary(S: Array, c: Array) -> Array:
+    """Where <p, S p> / 2 - <c, p> is stationary on sum p = 1, p of any sign; by pseudo-inverse where S is singular.
+
+    Uniform where S says nothing of the sum.
+    """
+    x, y = np.linalg.lstsq(S, np.stack([c, np.ones(len(c))], 1), rcond=1e-12)[0].T
+    p: Array = x - (x.sum() - 1) / y.sum() * y if y.sum() > 0 else np.full(len(c), 1 / len(c))
+    return p
+
+
+def simplex_qp(S: Array, c: Array) -> Array:
+    """The minimiser over the simplex of <p, S p> / 2 - <c, p> for positive definite S: a primal active-set method.
+
+    Each round solves on the support; it drops the task that is the first to reach 0 on the way there, or, once there,
+    adds the one whose multiplier is most negative. The value falls in every round, so it ends after finitely many.
+    """
+    n, tol = len(c), 1e-10 * max(float(np.abs(S).max()), float(np.abs(c).max()))
+    p: Array = np.zeros(n)
+    p[int(np.argmin(S.diagonal() / 2 - c))] = 1.0
+    support = p > 0
+    while True:
+        q = np.zeros(n)
+        q[support] = stationary(S[np.ix_(support, support)], c[support])
+        if (falls := support & (q <= 0)).any():
+            way = np.where(falls, p / np.where(falls, p - q, 1.0), np.inf)
+            if way.min() <= 0.0:  # the newcomer cannot move: optimal as far as numbers go
+                return project(p)
+            support &= way > way.min()
+            p = np.where(support, p + way.min() * (q - p), 0.0)
+            continue
+        p, gradient = q, S @ q - c
+        mu = gradient - gradient[support].mean()
+        enters = int(np.argmin(np.where(support, np.inf, mu)))
+        if support.all() or mu[enters] >= -tol:
+            return p
+        support[enters] = True
+
+
+def greedy_support(S: Array, c: Array, m: int) -> Array:
+    """(m,) tasks, in the order of their picks, each the one that lowers the least energy on the chosen ones most."""
+    chosen: list[int] = []
+    while len(chosen) < min(m, len(c)):
+
+        def least(i: int) -> float:
+            at = [*chosen, i]
+            within = S[np.ix_(at, at)]
+            p = simplex_qp(within, c[at])
+            return float(p @ within @ p / 2 - c[at] @ p)
+
+        chosen.append(min((i for i in range(len(c)) if i not in chosen), key=least))
+    return np.array(chosen)
+
+
+def definite(S: Array, epsilon: float) -> Array:
+    """Symmetric, shifted until no eigenvalue is negative, and then by `epsilon` times its mean diagonal."""
+    S = (S + S.T) / 2
+    S = S + max(0.0, -float(np.linalg.eigvalsh(S)[0])) * np.eye(len(S))
+    return S + epsilon * (float(S.diagonal().mean()) or 1.0) * np.eye(len(S))
+
+
+def apportion(p_n: Array, total: int, caps_n: Array) -> Array:
+    """(n,) counts by largest remainder, at most caps; what overflows goes to the others by their weights.
+
+    The counts sum to `total`, or to the caps of all tasks that have weight.
+    """
+    share: Array = np.where(p_n > 0, caps_n, 0).astype(float)
+    if total < share.sum():
+        full: Array = np.zeros(len(p_n), bool)
+        while True:
+            rest = np.where(full, 0.0, p_n)
+            share = np.where(full, caps_n, (total - caps_n[full].sum()) * rest / rest.sum())
+            if not (over := ~full & (share > caps_n)).any():
+                break
+            full |= over
+    counts: Array = np.floor(share + 1e-9).astype(np.int64)
+    order = np.lexsort((np.arange(len(p_n)), counts - share))
+    counts[order[: min(total, round(share.sum())) - int(counts.sum())]] += 1
+    return counts
+
+
+def truncated_jsd(a: Distribution, b: Distribution) -> tuple[Array, Array, Array]:
+    """Jensen-Shannon divergence (S,) in nats of two top-k distributions, and how far it may lie above and below.
+
+    Tokens that only one of them lists count as 0 in the other; both tails are one more symbol. With the tails t_a, t_b
+    and the smallest listed probability s, the true value is at most ln 2 (t_a + t_b) / 2 larger, because what one
+    token tells of its model is at most ln 2, and at most the sum of s (1 + ln(1 + p / s)) / 2 over those tokens smaller.
+    """
+    p, q = (np.exp(d.logp.astype(float)) for d in (a, b))
+    t_a, t_b = (np.clip(d.tail.astype(float), 0.0, 1.0) for d in (a, b))
+    same = a.ids[:, :, None] == b.ids[:, None, :]
+    q_at_a = (same * q[:, None, :]).sum(2)
+    p_alone, q_alone = np.where(same.any(2), 0.0, p), np.where(same.any(1), 0.0, q)
+    found = halves(p, q_at_a).sum(1) + (np.log(2) * q_alone).sum(1) / 2 + halves(t_a, t_b)
+    above = np.log(2) * (t_a + t_b) / 2
+    below = sum(
+        (np.where(alone > 0, s * (1 + np.log1p(alone / np.maximum(s, 1e-300))), 0.0)).sum(1) / 2
+        for alone, s in ((p_alone, np.minimum(q.min(1), t_b)[:, None]), (q_alone, np.minimum(p.min(1), t_a)[:, None]))
+    )
+    return found, above, below
+
+
+def halves(p: Array, q: Array) -> Array:
+    """p ln(p / m) / 2 + q ln(q / m) / 2 with m = (p + q) / 2, elementwise; 0 ln 0 = 0."""
+    m = np.maximum((p + q) / 2, 1e-300)
+    parts: Array = sum(np.where(x > 0, x * np.log(np.maximum(x, 1e-300) / m), 0.0) for x in (p, q)) / 2  # type: ignore[assignment]
+    return parts

@@ -1,0 +1,103 @@
+"""TaskPGM: task weights that minimise the energy of a Markov random field over single-task models (arXiv 2507.12612).
+
+E(p) = -beta <p, S 1> + lambda <p, S p> / 2 on the simplex; only r = n beta / lambda matters. Deviations: the proxies are
+the model itself, each on a share of the budget (released: GPT-2 with LoRA, 2 to 10 epochs), and look at a sample of
+validation items. The minimum is exact, with S shifted a little beyond semidefinite in both terms. B is a share of the
+pool and is trained on for the rest of the budget (paper: 25,000 examples of millions, once); counts are by largest
+remainder, at most a task's size. The divergence's map to S is ours (not published): 1 - JSD / ln 2.
+`faithful` takes the released path instead: likelihoods floored at 1e-12, no epsilon, the closed form projected onto
+the simplex, beta / lambda = 10 / 20, a multinomial draw with replacement.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from harness.api import Array, Distribution, Example, Lab
+from strategies._numerics import (
+    apportion,
+    brief,
+    common,
+    definite,
+    greedy_support,
+    learned,
+    looked,
+    project,
+    rounds,
+    simplex_qp,
+    stationary,
+    task_means,
+    truncated_jsd,
+)
+
+
+@dataclass(frozen=True)
+class TaskPGM:
+    affinity: Literal["pmi", "jsd"] = "pmi"  # from sequence log-likelihoods, or from next-token distributions
+    r: float | None = None  # n beta / lambda; None: n / 2, which is beta / lambda = 10 / 20
+    epsilon: float = 1e-3  # added to S, in units of its mean diagonal
+    length_norm: bool = False  # log-likelihoods per token
+    top_k: int = 64  # tokens of a distribution that are kept, for affinity = jsd
+    m: int | None = None  # choose so many tasks greedily, then weigh those; None: all may have weight
+    B: float = 0.5  # examples to train on, as a share of all
+    proxies: float = 0.3  # of the budget, for all single-task models with their looks
+    looks: float = 0.3  # of that, for the looks
+    items: int = 32  # validation items of each task that a proxy looks at, at most
+    proxy: str | None = None  # another model for the proxies, a name as --model takes it
+    faithful: bool = False  # as released; see above
+
+    def run(self, lab: Lab) -> None:
+        tasks, held = sorted(lab.tasks), rounds(lab, self.items)
+        share = self.proxies / len(tasks)
+        seen = [looked(lab, lab.only(task), held, self.view, share, self.looks, self.proxy) for task in tasks]
+        items, views = common(held, seen)
+        S = self.pmi(items, views) if self.affinity == "pmi" else self.jsd(lab, items, views)
+        lab.log("affinity", {"tasks": tasks, "items": len(items), "S": brief(S)})
+        p, terms = self.weights(S)
+        learned(lab, p, **terms)
+        sizes = np.array([lab.tasks[task].n_train for task in tasks])
+        total = max(1, round(self.B * sizes.sum()))
+        numbers = lab.rng.multinomial(total, p) if self.faithful else apportion(p, total, sizes)
+        counts = dict(zip(tasks, numbers.tolist(), strict=True))
+        lab.log("counts", counts)
+        lab.train(lab.counts(counts, replacement=self.faithful))
+
+    def view(self, child: Lab, examples: Sequence[Example]) -> Sequence[Any]:
+        """What a single-task model says of examples."""
+        return child.logprobs(examples) if self.affinity == "pmi" else child.distributions(examples, top_k=self.top_k)
+
+    def pmi(self, items: Sequence[Example], views: Sequence[Sequence[Array]]) -> Array:
+        """S_ij: half of what tasks i and j lose, in nats an item, by each other's model instead of their own; <= 0."""
+        l_nN = np.array([[logp.mean() if self.length_norm else logp.sum() for logp in mine] for mine in views], float)
+        if self.faithful:
+            l_nN = np.maximum(l_nN, np.log(1e-12))
+        L = np.stack([task_means(items, row) for row in l_nN])  # of model i on task j
+        S: Array = (L - L.diagonal() + (L - L.diagonal()).T) / 2
+        return S
+
+    def jsd(self, lab: Lab, items: Sequence[Example], views: Sequence[Sequence[Distribution]]) -> Array:
+        """S_ij = 1 - JSD / ln 2, the mean over the response tokens of both tasks' items; logs the truncation's bound."""
+        task_N, tasks = np.array([e.task for e in items]), sorted({e.task for e in items})
+        S, above, below = np.eye(len(tasks)), 0.0, 0.0
+        for i, j in itertools.combinations(range(len(tasks)), 2):
+            rows = np.flatnonzero(np.isin(task_N, [tasks[i], tasks[j]])).tolist()
+            found = np.concatenate([truncated_jsd(views[i][k], views[j][k]) for k in rows], axis=1).mean(1)
+            S[i, j] = S[j, i] = 1 - found[0] / np.log(2)
+            above, below = max(above, found[1]), max(below, found[2])
+        lab.log("truncation", {"jsd_above": above, "jsd_below": below})
+        return S
+
+    def weights(self, S: Array) -> tuple[Array, dict[str, Any]]:
+        """p (n,), and the terms that it comes from in units of lambda."""
+        n = len(S)
+        S = definite(S, 0.0 if self.faithful else self.epsilon)
+        r = n / 2 if self.r is None or self.faithful else self.r
+        unary = r / n * S.sum(1)
+        A = np.arange(n) if self.m is None else np.sort(greedy_support(S, unary, self.m))
+        solve = (lambda S, c: project(stationary(S, c))) if self.faithful else simplex_qp
+        p = np.zeros(n)
+        p[A] = solve(S[np.ix_(A, A)], unary[A])
+        return p, {"r": r, "unary": unary.round(6), "pairwise": (S @ p).round(6), "support": int((p > 0).sum())}
