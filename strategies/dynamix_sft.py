@@ -2,7 +2,8 @@
 
 Deviations: the virtual step is a real one, billed, with the run's optimizer and its momentum at the rate of the moment (the
 paper's algorithm has one; its cost estimate counts forward passes only); its batch is the next that training would see of the
-task. Length, LR schedule and batch are the suite's (paper: 2 epochs, linear decay, 128).
+task. Tasks get their exact shares of a training's examples (paper: drawn at random). Length, LR schedule and batch are the
+suite's (paper: 2 epochs, linear decay, 128).
 """
 
 from dataclasses import dataclass
