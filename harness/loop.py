@@ -141,6 +141,11 @@ class Stage:
         pause = self.spec.pause
         return pause is not None and self.step > self.first and self.step >= self.grid_step(pause, 1)
 
+    def left(self) -> int:
+        """FLOPs of a length in budget that are left; the first step is taken whatever it costs."""
+        length = self.spec.length
+        return math.floor(length.amount * self.cap) - self.billed if length.unit == "budget" and self.step else self.cap
+
     def look_due(self) -> bool:
         grid = self.spec.grid
         if grid is None:
@@ -176,10 +181,10 @@ def run_stage(
             return _paused(stage)
         before, fresh = lab.sampler.state(), not stage.pending
         try:
-            ids, weights = _next(lab, stage, reserve)
-        except NoRoom as missing:  # what a selector wanted to look at
+            ids, weights = _next(lab, stage, max(reserve, lab.ledger.remaining - stage.left()))
+        except NoRoom as missing:  # what a selector wanted to look at: under the cap, or within the asked length
             lab.sampler.load(before)
-            stage.cut = True
+            stage.cut = not lab.ledger.fits(missing.flops + reserve)
             reserve += missing.flops
             break
         items = lab.items(ids)
