@@ -119,6 +119,19 @@ def plan(options: tuple[str, ...], mfu: float, as_json: bool, **values: Any) -> 
         plan_view.tables(found)
 
 
+@cli.command()
+@click.argument("strategy", metavar="NAME[+NAME]|FILE.py")
+@option("--suite", default=None, metavar="NAME|FILE", help="one with files of its own; default: a toy")
+def check(strategy: str, suite: str | None) -> None:
+    """Whether a strategy keeps the rules of the lab, by trial runs: one line a check, in about half a minute."""
+    from harness.check import check as verdicts
+
+    found = verdicts(strategy, suite)
+    for verdict in found:
+        click.echo(str(verdict))
+    sys.exit(any(verdict.state != "kept" for verdict in found))
+
+
 def _pairs(options: tuple[str, ...]) -> dict[str, str]:
     pairs = {}
     for option in options:

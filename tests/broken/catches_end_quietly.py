@@ -1,0 +1,20 @@
+"""A finally clause that swallows the end of the budget (ours).
+
+Deviations: none.
+
+Caught by: lets the budget end it.
+"""
+
+from dataclasses import dataclass
+
+from harness.api import Lab
+
+
+@dataclass(frozen=True)
+class Plot:
+    def run(self, lab: Lab) -> None:
+        try:
+            while True:
+                lab.train(lab.proportional(), "10 step")
+        finally:
+            return  # noqa: B012

@@ -1,0 +1,16 @@
+"""Ends with most of the budget unspent and no answer (ours).
+
+Deviations: none.
+
+Caught by: runs to its budget.
+"""
+
+from dataclasses import dataclass
+
+from harness.api import Lab
+
+
+@dataclass(frozen=True)
+class Plot:
+    def run(self, lab: Lab) -> None:
+        lab.train(lab.proportional(), "3 step")
