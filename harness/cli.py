@@ -120,6 +120,37 @@ def plan(options: tuple[str, ...], mfu: float, as_json: bool, **values: Any) -> 
 
 
 @cli.command()
+@click.argument("file", metavar="[FILE.yaml]", required=False, type=click.Path(path_type=Path))
+@option(
+    "--strategies", default=None, metavar="A,B+C", help="this and the next seven take the place of the file's keys"
+)
+@option("--suites", default=None, metavar="NAME,FILE")
+@option("--models", default=None, metavar="NAME,DIR")
+@option("--seeds", default=None, metavar="0-9")
+@option("--budgets", default=None, metavar="0.5x,1x")
+@option("--lr", default=None, metavar="X,Y|grid", help="grid: the suite's learning rates")
+@option("--mode", default=None, metavar="full,lora")
+@option("--limit", default=None, type=int, help="rows a task and split; makes the records unofficial")
+@option("--mirror", default=None, type=DIRECTORY, help="look in DIR/models and DIR/datasets before the hub")
+@option("--runs", default=Path("runs"), show_default=True, type=DIRECTORY)
+@option("--executor", default="local", show_default=True, type=click.Choice(["local", "ray"]))
+@option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="runs at a time")
+@option("--yes", is_flag=True, help="start without asking")
+@click.option("--table", "shape", flag_value="table", help="run nothing; print the study's table")
+@click.option("--markdown", "shape", flag_value="markdown", help="the same in Markdown")
+@click.option("--csv", "shape", flag_value="csv", help="the same as CSV, numbers unrounded")
+@click.option("--json", "as_json", is_flag=True, help="print cells and rows as JSON and nothing else")
+def matrix(file: Path | None, **values: Any) -> None:
+    """Run what is missing of strategies x suites x models x seeds x budgets, each cell an ordinary run."""
+    from harness import progress
+
+    progress.quiet()
+    from harness.campaign import Campaign
+
+    Campaign(file, **values).go()
+
+
+@cli.command()
 @click.argument("strategy", metavar="NAME[+NAME]|FILE.py")
 @option("--suite", default=None, metavar="NAME|FILE", help="one with files of its own; default: a toy")
 def check(strategy: str, suite: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness import RULES_VERSION, models, record, registry
@@ -111,6 +111,25 @@ def prepare(request: Request, weights: bool = True) -> Plan:
     run_id = record.run_id(identity, model.revision, request.limit, RULES_VERSION)
     workload = record.workload_id(identity, model.revision, request.limit)
     return Plan(request, suite, suite_name, model, arch, strategy, identity, run_id, workload, train, validation, rows)
+
+
+def vary(plan: Plan, request: Request) -> Plan:
+    """What `prepare` says of a request that shares suite, model, mode and limit with `plan`; nothing is read again."""
+    plugin = registry.resolve(request.strategy)
+    strategy = plugin.build(request.options)
+    flops = budget_flops(plan.suite, plan.arch, plan.train, request.budget)
+    update = {
+        "strategy": plugin.name,
+        "seed": request.seed,
+        "lr": request.lr or plan.suite.train.rates(plan.identity.mode)[0],
+        "budget": record.BudgetSpec(multiple=request.budget, flops=flops),
+        "hyperparameters": strategy.hyperparameters,
+        "passed": dict(request.options),
+        "source_sha256": plugin.source_sha256,
+    }
+    identity = plan.identity.model_copy(update=update)
+    run_id = record.run_id(identity, plan.model.revision, request.limit, RULES_VERSION)
+    return replace(plan, request=request, strategy=strategy, identity=identity, id=run_id)
 
 
 def _content(rows: Mapping[str, list[Row]]) -> str:

@@ -1,0 +1,107 @@
+"""`harness matrix`, from its options to its exit status: plan, ask, run what is missing, say what failed, sum up."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness import matrix_view, study, workers
+from harness.errors import HarnessError, RunFailed
+from harness.matrix import Cell, Matrix, build, outlook, reason
+from harness.request import Request
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """The command's options; those that are None leave the file's keys as they are."""
+
+    file: Path | None
+    strategies: str | None = None
+    suites: str | None = None
+    models: str | None = None
+    seeds: str | None = None
+    budgets: str | None = None
+    lr: str | None = None
+    mode: str | None = None
+    limit: int | None = None
+    mirror: Path | None = None
+    runs: Path = Path("runs")
+    executor: str = "local"
+    jobs: int = 1
+    yes: bool = False
+    shape: str | None = None
+    as_json: bool = False
+
+    def go(self) -> None:
+        """Raises RunFailed when a cell failed, HarnessError for what is wrong with the request."""
+        if self.executor != "local":
+            raise HarnessError(f"executor {self.executor!r}: this version runs 'local' only")
+        if self.file is None and self.strategies is None:
+            raise HarnessError("matrix: give FILE.yaml, or --strategies NAME,NAME")
+        matrix = build(self.file, self._given(), Request(mirror=self.mirror, runs=self.runs))
+        if self.shape is not None or (self.as_json and not self.yes):
+            self._print(matrix, {})
+            return
+        failed = self._run(matrix)
+        self._print(matrix, failed)
+        if failed:
+            matrix_view.failures(failed, matrix.cells)
+            raise RunFailed(f"{len(failed)} of {len(matrix.cells)} runs failed; the same command tries them again")
+
+    def _given(self) -> dict[str, Any]:
+        keys = ("strategies", "suites", "models", "seeds", "budgets", "lr", "mode", "limit")
+        return {key: value for key in keys if (value := getattr(self, key)) is not None}
+
+    def _run(self, matrix: Matrix) -> dict[str, str]:
+        """Run what is missing; the reasons of those that failed, by id."""
+        todo = [cell for cell in matrix.cells if cell.state != "done"]
+        matrix_view.plan(matrix, outlook(matrix.cells, self.jobs), self.jobs)
+        if todo and not self.yes:
+            if not sys.stdin.isatty():
+                raise HarnessError(f"matrix: {len(todo)} runs would start; --yes starts them")
+            if not click.confirm(f"Start {len(todo)} runs?", default=True, err=True):
+                raise click.Abort
+        if not todo:
+            return {}
+        with matrix_view.Board(matrix.cells) as board:
+            workers.run(todo, self.jobs, board)
+        return board.failed
+
+    def _print(self, matrix: Matrix, failed: Mapping[str, str]) -> None:
+        rows = study.rows(matrix.cells)
+        if self.as_json:
+            cells = [_facts(cell, failed.get(cell.id)) for cell in matrix.cells]
+            found = {"cells": cells, "skipped": list(matrix.skipped), "rows": [study.as_dict(row) for row in rows]}
+            click.echo(json.dumps(found, indent=1))
+        elif self.shape == "markdown":
+            click.echo(study.markdown(rows))
+        elif self.shape == "csv":
+            click.echo(study.as_csv(rows))
+        else:
+            study.text(rows)
+
+
+def _facts(cell: Cell, error: str | None) -> dict[str, Any]:
+    i, state = cell.plan.identity, cell.state
+    return {
+        "name": cell.id,
+        "state": "failed" if error else state,
+        "entry": cell.entry,
+        "strategy": i.strategy,
+        "suite": i.suite,
+        "model": i.model,
+        "mode": i.mode,
+        "seed": i.seed,
+        "budget": i.budget.multiple,
+        "lr": i.lr,
+        "options": dict(cell.request.options),
+        "tuning": cell.tuning,
+        "record": str(cell.record) if state == "done" else None,
+        "reason": error or (reason(cell) if state == "failed" else None),
+    }

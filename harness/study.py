@@ -1,0 +1,272 @@
+"""The summary of a matrix: a row an entry and budget, against `proportional` on the same seeds. Computed, never stored.
+
+Scores are fractions, FLOPs are model FLOPs. Intervals are 95 % over seeds (stats.py).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.matrix import Cell
+from harness.record import Record, read
+from harness.stats import Estimate, mean_interval, paired_difference
+
+REFERENCE = "proportional"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entry at one budget on one workload: the records there are of the `asked` cells."""
+
+    suite: str
+    model: str
+    mode: str
+    entry: str
+    budget: float
+    asked: int
+    records: tuple[Record, ...]
+    reference: tuple[Record, ...] = ()
+    tuning: bool = False
+    chosen: bool = False
+
+    @property
+    def score(self) -> Estimate:
+        return mean_interval([r.macro for r in self.records])
+
+    @property
+    def difference(self) -> Estimate | None:
+        """To the reference on the seeds that both have; None for the reference itself."""
+        if self.records == self.reference:
+            return None
+        return paired_difference(_by_seed(self.records), _by_seed(self.reference))
+
+    @property
+    def billed(self) -> float:
+        """Mean billed FLOPs of a run."""
+        return sum(r.total_model_flops for r in self.records) / len(self.records)
+
+    @property
+    def discarded(self) -> float:
+        """Mean share of the billed FLOPs that trained weights which were thrown away."""
+        return sum(r.ledger["discarded"].model_flops / max(1, r.total_model_flops) for r in self.records) / len(
+            self.records
+        )
+
+    @property
+    def finished(self) -> int:
+        """Runs that came to their own end; the others were stopped by their budget."""
+        return sum(r.status == "finished" for r in self.records)
+
+
+def rows(cells: Iterable[Cell]) -> list[Row]:
+    """Rows in the order of the matrix; those without a record yet have none."""
+    groups: dict[tuple[str, str, str, str, float], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(cell.row, []).append(cell)
+    found = {key: _records(group) for key, group in groups.items()}
+    chosen = _chosen(groups, found)
+    made = []
+    for key, group in groups.items():
+        reference = found.get(_reference(key, groups, chosen), ())
+        tuning = group[0].tuning
+        made.append(Row(*key, len(group), found[key], reference, tuning, key in chosen))
+    return made
+
+
+def choose_lr(records: Iterable[Record]) -> float:
+    """The learning rate with the best mean validation score over the seeds (rules.md 6), the smaller of equals.
+
+    The score of a run is the harness's last look, which sees the answer: the mean over tasks of teacher-forced exact
+    match, and the lower loss where those are equal (long targets match nowhere).
+    """
+    by_rate: dict[float, list[tuple[float, float]]] = {}
+    for r in records:
+        by_rate.setdefault(r.identity.lr, []).append(validation(r))
+    if not by_rate:
+        raise ValueError("expected at least one record")
+
+    def merit(lr: float) -> tuple[float, float, float]:
+        match, loss = (sum(x) / len(x) for x in zip(*by_rate[lr], strict=True))
+        return match, -loss, -lr
+
+    return max(by_rate, key=merit)
+
+
+def validation(r: Record) -> tuple[float, float]:
+    """(exact match, loss) of the last look, means over tasks."""
+    last: dict[str, tuple[float, float]] = {}
+    for point in r.curves:
+        last[point.task] = (point.exact_match, point.loss if point.loss is not None else float("inf"))
+    match, loss = (sum(x) / len(last) for x in zip(*last.values(), strict=True))
+    return match, loss
+
+
+def _records(cells: Sequence[Cell]) -> tuple[Record, ...]:
+    paths = [path for cell in sorted(cells, key=lambda c: c.request.seed) if (path := cell.record)]
+    return tuple(read(path) for path in paths)
+
+
+def _bare(cell: Cell) -> tuple[Any, ...]:
+    """What the rows of one learning-rate grid share."""
+    i = cell.plan.identity
+    return i.suite, i.model, i.mode, i.strategy, tuple(sorted(i.hyperparameters.items())), i.budget.multiple
+
+
+def _chosen(
+    groups: Mapping[Any, Sequence[Cell]], found: Mapping[Any, tuple[Record, ...]]
+) -> set[tuple[str, str, str, str, float]]:
+    """Of each grid of learning rates the row with the chosen one, once the grid is complete."""
+    grids: dict[str, list[Any]] = {}
+    for key, cells in groups.items():
+        if cells[0].tuning:
+            grids.setdefault(repr(_bare(cells[0])), []).append(key)
+    chosen = set()
+    for keys in grids.values():
+        if all(len(found[key]) == len(groups[key]) for key in keys):
+            best = choose_lr(r for key in keys for r in found[key])
+            chosen |= {key for key in keys if found[key][0].identity.lr == best}
+    return chosen
+
+
+def _reference(key: tuple[Any, ...], groups: Mapping[Any, Sequence[Cell]], chosen: set[Any]) -> Any:
+    """The row of `proportional` without options beside a row: at the chosen learning rate, else at the same one."""
+    peers = [k for k, cells in groups.items() if k[:3] == key[:3] and k[4] == key[4] and _plain(cells[0])]
+    same = [k for k in peers if groups[k][0].plan.identity.lr == groups[key][0].plan.identity.lr]
+    return next(iter([k for k in peers if k in chosen] or same or peers), None)
+
+
+def _plain(cell: Cell) -> bool:
+    return cell.plan.identity.strategy == REFERENCE and not cell.request.options
+
+
+def _by_seed(records: Iterable[Record]) -> dict[int, float]:
+    return {r.identity.seed: r.macro for r in records}
+
+
+# --- as text
+
+
+def as_dict(row: Row) -> dict[str, Any]:
+    """One flat object a row, numbers unrounded; what is not known is None."""
+    facts: dict[str, Any] = {
+        "strategy": row.entry,
+        "suite": row.suite,
+        "model": row.model,
+        "mode": row.mode,
+        "budget": row.budget,
+        "seeds": len(row.records),
+        "asked": row.asked,
+    }
+    score = row.score if row.records else None
+    facts |= _ends("score", score) | _ends("difference", row.difference)
+    known = bool(row.records)
+    facts |= {
+        "billed_flops": row.billed if known else None,
+        "discarded": row.discarded if known else None,
+        "finished": row.finished,
+    }
+    return facts | ({"tuning": True, "chosen": row.chosen} if row.tuning else {})
+
+
+def _ends(name: str, e: Estimate | None) -> dict[str, float | None]:
+    return {
+        name: e.value if e else None,
+        f"{name}_low": e.low if e else None,
+        f"{name}_high": e.high if e else None,
+    }
+
+
+def shown(found: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells for people: percent and points; columns that are the same in all rows are left out."""
+    where = [name for name in ("suite", "model", "mode") if len({getattr(r, name) for r in found}) > 1]
+    header = ["strategy", *where, "budget", "score, %", f"vs {REFERENCE}", "FLOPs", "disc.", "seeds"]
+    lines = []
+    for r in found:
+        facts = [r.entry + (" *" if r.chosen else ""), *(getattr(r, name) for name in where), f"{r.budget:g}x"]
+        if r.records:
+            facts += [
+                _percent(r.score),
+                _points(r.difference),
+                _flops(r.billed),
+                f"{r.discarded:.0%}",
+            ]
+        else:
+            facts += ["", "", "", ""]
+        lines.append([*facts, str(len(r.records)) if len(r.records) == r.asked else f"{len(r.records)} of {r.asked}"])
+    return header, lines
+
+
+def notes(found: Sequence[Row]) -> list[str]:
+    """What the table's numbers mean."""
+    said = [
+        "score: macro mean over tasks, ± its 95 % interval over seeds",
+        f"vs {REFERENCE}: points and 95 % interval, paired on the same seeds",
+        "FLOPs: billed, mean of a run; disc.: the share of them that was rolled back",
+    ]
+    cut = sum(len(r.records) - r.finished for r in found)
+    if cut:
+        runs = sum(len(r.records) for r in found)
+        said.append(f"{cut} of {runs} runs were stopped by their budget before they came to their own end")
+    if any(r.tuning for r in found):
+        said.append("* the learning rate chosen on validation from the suite's grid; only complete grids choose")
+    return said
+
+
+def _flops(x: float) -> str:
+    mantissa, exponent = f"{x:.2e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def _percent(e: Estimate) -> str:
+    return f"{100 * e.value:.1f}" + ("" if e.half_width is None else f" ± {100 * e.half_width:.1f}")
+
+
+def _points(e: Estimate | None) -> str:
+    if e is None:
+        return ""
+    ends = "" if e.low is None or e.high is None else f" [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
+    return f"{100 * e.value:+.1f}{ends}".replace("-", "−")
+
+
+def text(found: Sequence[Row]) -> None:
+    """A table on stdout."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    header, lines = shown(found)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for k, name in enumerate(header):
+        right = k >= header.index("budget")
+        table.add_column(Text(name), justify="right" if right else "left", overflow="fold", no_wrap=right)
+    for line in lines:
+        table.add_row(*(Text(x) for x in line))
+    console = Console(highlight=False)
+    console.print(table)
+    for note in notes(found):
+        console.print(note, markup=False)
+
+
+def markdown(found: Sequence[Row]) -> str:
+    """The same as a Markdown table."""
+    header, lines = shown(found)
+    right = header.index("budget")
+    rule = ["---" if k < right else "---:" for k in range(len(header))]
+    table = [f"| {' | '.join(x.replace('|', chr(92) + '|') for x in line)} |" for line in (header, rule, *lines)]
+    return "\n".join([*table, "", *(f"{note}." for note in notes(found))])
+
+
+def as_csv(found: Sequence[Row]) -> str:
+    """Numbers unrounded, a header line, one line a row."""
+    dicts = [as_dict(row) for row in found]
+    columns = list(dict.fromkeys(key for d in dicts for key in d))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dicts)
+    return out.getvalue().rstrip("\n")
