@@ -26,7 +26,8 @@ class Scope:
 class Rows(Protocol):
     """Gradients of single examples, computed at the first use and kept. See harness.gradients."""
 
-    hardware: int
+    @property
+    def hardware(self) -> int: ...
 
     def cost(self, project: int | None = None) -> Cost: ...
     def projection_cost(self, dimensions: int) -> Cost: ...

@@ -180,12 +180,39 @@ def test_looks_and_probes(engine):
 
 @pytest.mark.parametrize("modules", ["last:1", "last:2", "all"])
 def test_gradients_of_single_examples(engine, modules):
-    seen, handle = counted(lambda: (h := Gradients(engine, MANY[:5], modules), h.rows())[0])
-    agree(seen, handle.hardware)
     blocks = min(int(modules[5:] or 3), 3) if modules != "all" else 3
-    square = sum(upper(engine, i.tokens) * (3 + 2 * blocks) // 3 for i in MANY[:5])
+    (item,) = ONE
+    seen, handle = counted(lambda: (h := Gradients(engine, ONE, modules), h.rows())[0])
+    agree(seen, handle.hardware)
+    square = upper(engine, item.tokens) * (3 + 2 * blocks) // 3
     assert handle.hardware - handle.cost().model == square
     agree(seen - square, handle.cost().model)
+    # Many at a time: packs are padded, and so are documents of similar length whose products are taken together.
+    seen, handle = counted(lambda: (h := Gradients(engine, MANY, modules), h.rows())[0])
+    agree(seen, handle.hardware)
+    assert handle.cost().model == sum(Gradients(engine, [item], modules).cost().model for item in MANY)
+
+
+def test_products_of_gradients(engine):
+    """Whatever is kept, rows or factors, and whichever way products are taken."""
+    short = items_(9, 2, 7, 11)
+    for items in (MANY, short, [*short[:2], *MANY[:2]]):
+        for normalize in (False, True):
+            handle, other = Gradients(engine, items, "last:1", normalize), Gradients(engine, short, "last:1")
+            for use in (
+                handle.compute,
+                other.compute,
+                handle.gram,
+                lambda h=handle, o=other: h.gram(o),
+                handle.task_gram,
+                handle.mean,
+                handle.rows,
+                lambda h=handle: h.rows(5),
+            ):
+                before = handle.hardware + other.hardware
+                seen, _ = counted(use)
+                made = handle.hardware + other.hardware - before
+                assert seen == made == 0 or agree(seen, made) is None
 
 
 def test_gradients_of_named_parameters(plain):
@@ -206,11 +233,15 @@ def test_gradients_of_named_parameters(plain):
 
 
 def test_a_projection(plain):
-    handle = Gradients(plain, MANY, "last:1")
-    handle.rows()
-    seen, _ = counted(lambda: handle.rows(16))
-    agree(seen, handle.projection_cost(16).model)
-    assert handle.cost(16).model - handle.cost().model == 2 * handle.size * 16 * len(MANY)
+    """In full documents are as long as here, a matrix is read as 2 p q D; its factors are read as 2 T (p + q) D."""
+    long, short = (Gradients(plain, items_(9, 2, low, low), "last:1") for low in (60, 8))
+    for handle in (long, short):
+        handle.compute()
+        before = handle.hardware
+        seen, _ = counted(lambda h=handle: h.rows(16))
+        agree(seen, handle.hardware - before)
+        assert handle.cost(16).model - handle.cost().model == 2 * handle.size * 16 * 9
+    assert seen < handle.projection_cost(16).model
 
 
 def test_generation(engine):

@@ -70,6 +70,22 @@ PAID = {
     "logprobs": ({"probe"}, lambda lab, _: lab.logprobs(lab.sample("copy", 5))),
     "distributions": ({"probe"}, lambda lab, begun: lab.distributions(lab.sample("copy", 5), top_k=4, at=begun.here)),
     "gradients": ({"gradients"}, lambda lab, _: lab.gradients(lab.sample("copy", 5), modules="last:1").rows(project=8)),
+    "gradients compared": (
+        {"gradients"},
+        lambda lab, begun: lab.gradients(lab.sample("copy", 5), normalize=True).gram(
+            lab.gradients(lab.sample("flip", 2), normalize=True, at=begun.here)
+        ),
+    ),
+    "gradients of tasks": ({"gradients"}, lambda lab, begun: lab.gradients(begun.batch, modules="all").gram(by="task")),
+    "train on matched gradients": (
+        {"train", "gradients"},
+        lambda lab, _: lab.train(
+            lab.uniform(),
+            "3 step",
+            pool=2,
+            select=lambda pool: Selection(pool.gradients().gram().sum(0).argsort()[: pool.batch]),
+        ),
+    ),
     "generate": (
         {"generate"},
         lambda lab, _: lab.generate(lab.sample("copy", 5), max_new_tokens=4, temperature=1.0, top_p=1.0, n=2),

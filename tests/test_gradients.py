@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import harness.factors as factors
 import harness.gradients as gradients
 from harness.engine import Engine
 from harness.errors import RunFailed
@@ -81,43 +82,109 @@ def test_normalised_rows_gram_and_means(engine):
     assert close(means["a"], normed[::3].mean(0))
 
 
-def test_projection_keeps_inner_products_and_is_seeded(engine, monkeypatch):
+def test_projection_keeps_inner_products_and_is_seeded(engine):
     handle = Gradients(engine, ITEMS, normalize=True)
     exact, wide = handle.gram(), handle.rows(4096, seed=1)
     assert np.abs(wide @ wide.T - exact).max() < 5 / 4096**0.5
     assert np.array_equal(handle.rows(64, seed=1), handle.rows(64, seed=1))
     assert not np.array_equal(handle.rows(64, seed=1), handle.rows(64, seed=2))
-    before = handle.rows(64)
-    monkeypatch.setattr(gradients, "GROUP_BYTES", 1)  # one row at a time
-    assert close(handle.rows(64), before)
-    assert close(handle.gram(), exact)
+    # Without bias, and with the standard error that is stated.
+    many = [handle.rows(16, seed=k) for k in range(200)]
+    errors = np.array([r @ r.T - exact for r in many])
+    assert np.sqrt((errors**2).mean(0)).max() < 3 / 16**0.5
+    assert np.abs(errors.mean(0)).max() < 5 * 3 / 16**0.5 / 200**0.5
 
 
-def test_rows_too_many_for_memory_go_to_a_file(engine, monkeypatch):
-    rows = Gradients(engine, ITEMS).rows()
+def kinds(handle):
+    handle.compute()
+    return {type(part) for part in handle._kept.values()}
+
+
+def test_short_documents_are_kept_as_factors_and_give_the_same(engine, monkeypatch):
+    """13 tokens of 32 + 32 numbers are less than a matrix of 32 x 32; 30 are more."""
+    short = [dataclasses.replace(item, task="ab"[k % 2]) for k, item in enumerate(items_(9, 2, 9, 12))]
+    mixed = [*short[:2], *items_(1, 1, 39, 39), *short[2:4]]
+    for modules in ("last:2", "all"):
+        found = {}
+        for force in (False, True):
+            if force:
+                monkeypatch.setattr(gradients, "Factors", Never)
+            made = [Gradients(engine, x, modules, normalize=n) for x in (short, mixed, ITEMS) for n in (False, True)]
+            if not engine.lora:
+                assert (factors.Factors in kinds(made[0])) == (not force)
+            found[force] = [
+                *(made[i].gram(made[j]) for i in range(6) for j in range(6)),
+                *(x.rows() for x in made),
+                *(x.rows(32, seed=3) for x in made),
+                *(m for x in made for m in x.mean().values()),
+                *(x.task_gram(made[0]) for x in made),
+            ]
+        for one, other in zip(found[False], found[True], strict=True):
+            assert close(one, other)
+        monkeypatch.undo()
+
+
+class Never:
+    """In the place of Factors: nothing is one, and the choice falls on rows."""
+
+    def __new__(cls, left, right, spans, device):
+        return factors.Rows(
+            torch.empty(len(spans.lengths), left.shape[1] * right.shape[1]), left.shape[1], right.shape[1], device
+        )
+
+
+def test_parts_and_files_give_the_same(engine, monkeypatch):
+    def everything():
+        handle = Gradients(engine, ITEMS, "last:1", normalize=True)
+        other = Gradients(engine, ITEMS[:3], "last:1")
+        return [handle.rows(), handle.gram(), handle.gram(other), handle.rows(8), *handle.mean().values()]
+
+    whole = everything()
     monkeypatch.setattr(gradients, "MEMORY_BYTES", 0)
-    assert np.array_equal(Gradients(engine, ITEMS).rows(), rows)
+    for one, other in zip(whole, everything(), strict=True):
+        assert np.array_equal(one, other)
+    monkeypatch.setattr(factors, "ELEMENTS", 100)
+    monkeypatch.setattr(factors, "TOKENS", 20)
+    for one, other in zip(whole, everything(), strict=True):
+        assert close(one, other)
 
 
-def test_nothing_of_the_engine_changes_and_rows_are_computed_once(engine):
+def test_nothing_of_the_engine_changes_and_the_passes_are_made_once(engine):
     weights, moments = engine.weights(), engine.moments()
-    flags = [p.requires_grad for p in engine.lm.parameters()]
+    flags, hooks = (
+        [p.requires_grad for p in engine.lm.parameters()],
+        [len(m._forward_hooks) for m in engine.lm.modules()],
+    )
     handle = Gradients(engine, ITEMS)
     assert handle.hardware == 0
-    handle.rows()
+    uses = [handle.rows, handle.gram, handle.mean, lambda: handle.rows(8)]
+    for use in uses:
+        use()
     once = handle.hardware
-    handle.mean()
-    assert handle.hardware == once > handle.cost().model
-    handle.gram()
-    products = 2 * len(ITEMS) ** 2 * handle.size
-    assert handle.hardware == once + products > once + handle.gram_cost(len(ITEMS)).model
-    handle.rows(8)
-    assert handle.hardware == once + products + handle.projection_cost(8).model
+    handle.compute()
+    assert handle.hardware == once > handle.cost(8).model
+    for use in uses:
+        use()
+    passes = engine.forward_cost(ITEMS).model  # at least these were not made again
+    assert handle.hardware - once < once - passes
     assert handle.cost(8).model == handle.cost().model + 2 * handle.size * 8 * len(ITEMS)
     assert all(p.grad is None for p in engine.lm.parameters())
     assert flags == [p.requires_grad for p in engine.lm.parameters()]
+    assert hooks == [len(m._forward_hooks) for m in engine.lm.modules()]
     assert all(torch.equal(w, weights[n]) for n, w in engine.weights().items())
     assert all(torch.equal(m, moments[n]) for n, m in engine.moments().items())
+
+
+def test_a_gradient_that_is_not_finite_is_refused_by_name(engine):
+    parameter = next(p for n, p in engine.lm.named_parameters() if ".1." in n and p.ndim == 2 and p.requires_grad)
+    saved = parameter.detach().clone()
+    with torch.no_grad():
+        parameter.fill_(torch.nan)
+    for modules in ("last:1", "all"):
+        with pytest.raises(RunFailed, match=r"that of example a/\d is not finite"):
+            Gradients(engine, ITEMS, modules).rows()
+    with torch.no_grad():
+        parameter.copy_(saved)
 
 
 def test_all_costs_a_training_step_and_fewer_blocks_cost_less(engine):
