@@ -1,0 +1,52 @@
+"""DoGE: a task counts by how well its gradient in a proxy agrees with that of validation items (arXiv 2310.15393).
+
+Deviations: the proxy is the model itself on a share of the budget; the target gradient is of validation items (paper: of
+the other batches of all domains); gradients of the last blocks' matrices, of each example's mean token loss; alpha is
+renormalised over the tasks of the batch. Released and later code divides by the gradients' norm and clips; here, as
+in the paper, the weights follow the plain inner products.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.api import Array, Lab, Selection
+from strategies._numerics import group_weights, learned, tilted
+
+
+@dataclass(frozen=True)
+class DoGE:
+    mu: float = 0.05  # Bregman coefficient: weights move by exp(eta W / mu), eta the learning rate
+    proxy: float = 0.3  # of the budget
+    anchors: int = 8  # validation examples a step
+    items: int = 32  # of each task, at most, from which they are drawn
+    layers: int = 3  # gradients of the last blocks' matrices
+
+    def run(self, lab: Lab) -> None:
+        tasks, uniform = sorted(lab.tasks), np.full(len(lab.tasks), 1 / len(lab.tasks))
+        held = [e for t in tasks for e in lab.sample(t, min(self.items, lab.tasks[t].n_validation), "validation")]
+
+        def select(pool: Any) -> Selection:
+            """All of the batch, weighted by alpha after this step's update."""
+            chosen = pool.rng.choice(len(held), min(self.anchors, len(held)), replace=False)
+            G = pool.gradients(modules=f"last:{self.layers}")
+            V = pool.gradients([held[i] for i in sorted(chosen)], modules=f"last:{self.layers}")
+            W = np.zeros(len(tasks))
+            W[sorted({tasks.index(t) for t in pool.task})] = G.gram(V, by="task").mean(1)
+            alpha = self.updated(pool.state.get("alpha", uniform), W, pool.lr)
+            pool.state["alpha"] = alpha
+            pool.state["alpha.sum"] = pool.state.get("alpha.sum", 0 * uniform) + alpha
+            dom_N = np.array([tasks.index(t) for t in pool.task])
+            return Selection(range(len(pool)), group_weights(alpha, dom_N, pool.tokens).tolist())
+
+        p, steps = uniform, 0
+        with lab.fork("proxy", budget=f"{self.proxy} budget") as child:
+            steps = child.train(child.uniform(), keep="none", select=select).steps
+            p = child.state["alpha.sum"]
+            p = p / p.sum()
+        lab.train(lab.mixture(learned(lab, p, steps=steps)))
+
+    def updated(self, alpha: Array, W: Array, lr: float) -> Array:
+        """alpha exp(lr W / mu), normalised; W (n,): the agreement of each task's gradient with the target's."""
+        return tilted(alpha, lr * W.astype(float) / self.mu)
