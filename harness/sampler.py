@@ -24,9 +24,13 @@ def stream(seed: int, *names: str | int) -> np.random.Generator:
 
 
 def mixture_digest(mixture: Mixture) -> str:
-    """Canonical digest of a mixture, tasks sorted by name."""
-    weights = [[t, mixture.weights[t], mixture.sizes.get(t, 0)] for t in mixture.tasks]
-    return digest([weights, sorted(mixture.excluded), list(mixture.sequence), mixture.shuffled])[:16]
+    """Canonical digest of a mixture, tasks sorted by name; kept, since every draw asks for it."""
+    kept: str | None = vars(mixture).get("_digest")
+    if kept is None:
+        weights = [[t, mixture.weights[t], mixture.sizes.get(t, 0)] for t in mixture.tasks]
+        kept = digest([weights, sorted(mixture.excluded), list(mixture.sequence), mixture.shuffled])[:16]
+        object.__setattr__(mixture, "_digest", kept)  # no field: equality and `replace` do not see it
+    return kept
 
 
 def quotas(weights: Mapping[str, float], through: int, given: Mapping[str, int], n: int) -> dict[str, int]:
