@@ -7,6 +7,7 @@ or spins is an answer too.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -182,6 +183,8 @@ def _forked(job: dict[str, Any]) -> dict[str, Any]:
     if not ended:
         os.killpg(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)  # what it may have started
     found: dict[str, Any] = json.loads(text) if text else {"stage": "?"}
     found["status"] = os.waitstatus_to_exitcode(status)
     if not ended:

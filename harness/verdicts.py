@@ -166,8 +166,11 @@ def runs(trials: Trials) -> str | None:
             return said
     done, found = trial(trials, "twice"), plain(trials, "twice")
     left, answered = done["cap"] - found["total_model_flops"], any(e["verb"] == "answer" for e in found["events"])
-    if found["status"] == "budget" or answered or left < done["step"]:
+    trained = sum(found["ledger"][phase]["model_flops"] for phase in ("train", "discarded", "proxy"))
+    if answered or left < done["step"] or (found["status"] == "budget" and trained):
         return None
+    if found["status"] == "budget":
+        return "its first work does not fit the budget, so that nothing was trained; ask for less at a time"
     share = 100 * left / done["cap"]
     return f"it ended with {share:.0f} % of the budget left and no answer; train with REST, or name lab.answer() first"
 

@@ -21,7 +21,6 @@ from harness import prints, source
 from harness.core import Core
 from harness.errors import BudgetExhausted, NoRoom
 from harness.fences import Fences
-from harness.gradients import Gradients
 from harness.lab import RunLab
 from harness.ledger import Ledger
 from harness.probes import Probes
@@ -29,7 +28,7 @@ from harness.values import Mixture
 from harness.verbs import Verbs
 
 IDLE_VERBS = 2000  # in a row that book nothing
-IDLE_SECONDS = 15.0  # of processor time in which nothing is booked
+IDLE_SECONDS = 10.0  # of processor time in which nothing is booked
 EACH = 3  # findings kept of a check
 CALLBACKS = ("objective", "example_weights", "select")
 
@@ -41,9 +40,6 @@ class Watch:
         self.whole, self.give_up = whole, give_up
         self.found: dict[str, list[str]] = {}
         self.flops: dict[str, int] = {}
-        self.products = 0
-        for name in ("gram", "task_gram"):
-            setattr(Gradients, name, self._counted(getattr(Gradients, name)))
         self.fences = Fences(files, self.note)
         if whole:
             self.fences.raise_()
@@ -52,17 +48,6 @@ class Watch:
         kept = self.found.setdefault(check, [])
         if message not in kept and len(kept) < EACH:
             kept.append(message)
-
-    def _counted(self, gram: Callable[..., Any]) -> Callable[..., Any]:
-        """Inner products of gradients are numpy's, which the counter does not see: 2 n m P of them, see docs/flops.md."""
-
-        @functools.wraps(gram)
-        def counted(rows: Gradients, *others: Any) -> Any:
-            found = gram(rows, *others)
-            self.products += 2 * found.size * rows.size
-            return found
-
-        return counted
 
     @contextmanager
     def before(self) -> Iterator[None]:
@@ -82,7 +67,7 @@ class Watch:
                 strategy.run(lab)
             finally:
                 booked = sum(e.hardware for e in lab._core.ledger.root.entries)
-                self.flops |= {"seen": counter.get_total_flops() + self.products, "booked": booked}
+                self.flops |= {"seen": counter.get_total_flops(), "booked": booked}
 
     @contextmanager
     def _patience(self, lab: RunLab) -> Iterator[None]:
@@ -172,6 +157,12 @@ class Eyes:
             yield
             if self.ended:
                 self.watch.note("ends", f"it caught the end of the budget and returned; {source.LET}")
+        except BudgetExhausted:
+            if not self.ended:
+                self.watch.note(
+                    "ends", "it raises BudgetExhausted itself; return instead: the lab says when the budget ends"
+                )
+            raise
         finally:
             self.same(prints.of_lab(self.session), "after the last verb", self.left)
             self._end(process, own, modules)
@@ -213,9 +204,7 @@ class Eyes:
         sizes = all(t in info and 0 < n <= info[t].n_train for t, n in getattr(mixture, "sizes", {}).items())
         if not (isinstance(mixture, Mixture) and proper and sizes):
             shown = ", ".join(f"{t} {w:g}" for t, w in list(weights.items())[:4])
-            self.watch.note(
-                "mixtures", f"a mixture with the weights {shown}; make it with lab.mixture({{task: weight >= 0}})"
-            )
+            self.watch.note("mixtures", f"a mixture weighs {shown}; make it with lab.mixture({{task: weight >= 0}})")
 
     # --- callbacks
 

@@ -1,6 +1,6 @@
 """Size-proportional SFT: every epoch is one exact pass over the union of all tasks' examples.
 
-The reference of the board (docs/rules.md): its FLOPs define the budget. Deviations: none.
+The baseline of the board (docs/rules.md): its FLOPs define the budget. Deviations: none.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Uniform mixture: every task gives the same number of examples, small ones by repetition. Deviations: none."""
+"""Uniform mixture, a baseline: every task gives the same number of examples, small ones by repetition. Deviations: none."""
 
 from dataclasses import dataclass
 

@@ -18,6 +18,7 @@ from tests.conftest import ROOT
 
 HONEST = sorted((ROOT / "tests" / "honest").glob("*.py"))
 BROKEN = sorted((ROOT / "tests" / "broken").glob("*.py"))
+CAUGHT = re.compile(r"Caught by: (.*)\.$", re.M)
 NEEDS = {
     "keeps no state between runs": ["watched", "twice"],
     "same seed, same record": ["watched", "twice", "fresh"],
@@ -64,14 +65,14 @@ def test_honest_strategies_of_all_shapes_pass(workshop, path):
 
 @pytest.mark.parametrize("path", slow_unless(QUICK, BROKEN))
 def test_broken_strategies_are_caught(workshop, path):
-    (name,) = re.findall(r"Caught by: (.*?)\.", path.read_text())
+    (name,) = CAUGHT.findall(path.read_text())
     found = crosses(workshop.check(str(path), NEEDS.get(name, ["watched"])))
     assert name in found, found
     assert len(found[name]) > 30  # it says what to do
 
 
 def test_the_catalogue_of_the_broken_reaches_every_check():
-    caught = {re.findall(r"Caught by: (.*?)\.", path.read_text())[0] for path in BROKEN}
+    caught = {CAUGHT.findall(path.read_text())[0] for path in BROKEN}
     # No strategy of today's protocol passes its cap: the lab cuts it. The check compares the bookings with the record.
     assert set(verdicts.CHECKS) - caught == {"stays under its cap"}
 
