@@ -10,7 +10,6 @@ from typing import Any, Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -137,9 +136,9 @@ class Board:
 
     def render(self) -> Group:
         """The matrix, the runs under way, the sums."""
-        room = max(3, self.console.height - len(self.running) - 7)
+        room = max(3, self.console.height - len(self.running) - 8)
         legend = Text.assemble(*(x for state in MARKS for x in ((MARKS[state], STYLES[state]), f" {state}   ")))
-        return Group(self._matrix(room), self._under_way(), legend, Text(self.summary()))
+        return Group("", self._matrix(room), "", self._under_way(), "", legend, Text(self.summary()))
 
     def _matrix(self, room: int) -> Table:
         rows: dict[tuple[Any, ...], list[Cell]] = {}
@@ -173,6 +172,6 @@ class Board:
             title = Text(f"▶ {cell.entry} {cell.row[4]:g}x seed {cell.request.seed}", overflow="ellipsis", no_wrap=True)
             share = report.share if report else 0.0
             figures = note or (f"{share:4.0%}  loss {report.loss:.3f}  {report.speed:,.0f} tok/s" if report else "")
-            bar = ProgressBar(total=1.0, completed=share, width=12)
+            bar = "█" * round(12 * share) + "░" * (12 - round(12 * share))  # told apart without colour
             table.add_row(title, bar, Text(figures, no_wrap=True), duration(time.monotonic() - began))
         return table

@@ -182,6 +182,10 @@ def _work(request: Request, pipe: Connection, log: Path, device: str | None) -> 
         from harness.run import execute, finished
 
         plan = prepare(request)
+        if plan.id != log.parent.name:
+            raise HarnessError(
+                "its strategy, suite, model or data changed after the matrix was planned; start it again"
+            )
         path = finished(plan) or execute(plan, _reporter(pipe), lambda line: pipe.send(("say", line)))
         pipe.send(("done", str(path)))
     except HarnessError as error:

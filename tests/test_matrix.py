@@ -330,6 +330,19 @@ def _free(handle):
     return True
 
 
+def test_what_changed_after_the_plan_is_not_run(write, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(STRATEGY.format(body="pass"))
+    (cell,) = build(write("mine.py"), tmp_path / "runs").cells
+    (tmp_path / "mine.py").write_text(STRATEGY.format(body="lab.log('other', 1)"))
+    monkeypatch.setattr(workers.os, "setsid", lambda: None)
+    monkeypatch.setattr(workers, "_redirect", lambda log: None)
+    sent = []
+    workers._work(cell.request, SimpleNamespace(send=sent.append), cell.plan.folder / "log.txt", None)
+    assert [kind for kind, _ in sent] == ["failed"]
+    assert "changed after the matrix was planned" in sent[0][1]
+    assert not cell.plan.folder.exists()
+
+
 @pytest.mark.slow
 def test_with_real_scoring_two_jobs_make_the_records_of_two_runs(write, tmp_path):
     path = write("uniform", seeds="0-1")
