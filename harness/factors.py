@@ -21,6 +21,7 @@ Tensor = torch.Tensor
 
 ELEMENTS = 2**24  # of a tensor that exists for a moment
 TOKENS = 2**12  # taken together
+SIDE = 32  # of a block of inner products
 
 
 class Meter:
@@ -172,14 +173,16 @@ def products(ours: Part, theirs: Part, meter: Meter) -> Tensor:
         t, u, n, m = ours.spans.tokens, theirs.spans.tokens, len(ours.spans.lengths), len(theirs.spans.lengths)
         if t * u * (p + q) < (t + u) * p * q + n * m * p * q:
             return _ghost(ours, theirs, meter)
-    found: Tensor | float = 0.0
-    for a, b in cut(p, q * _examples(ours) + q * _examples(theirs)):
+    n, same = _examples(ours), theirs is ours
+    found = torch.zeros(n, _examples(theirs), dtype=torch.float64, device=ours.device)
+    for a, b in cut(p, q * (n + _examples(theirs))):
         x = ours.block(a, b, meter)
-        y = x if theirs is ours else theirs.block(a, b, meter)
-        meter.product(len(x), len(y), x.shape[1])
-        found = found + (x @ y.T).double()
-    assert isinstance(found, Tensor)
-    return found
+        y = x if same else theirs.block(a, b, meter)
+        for start in range(0, n, SIDE if same else n):  # with each other: the lower half, in columns of blocks
+            columns = slice(start, start + SIDE) if same else slice(None)
+            meter.product(n - start, x.shape[1], len(y[columns]))
+            found[start:, columns] += x[start:] @ y[columns].T
+    return found.tril() + found.tril(-1).T if same else found
 
 
 def _examples(part: Part) -> int:

@@ -145,6 +145,7 @@ def test_parts_and_files_give_the_same(engine, monkeypatch):
         assert np.array_equal(one, other)
     monkeypatch.setattr(factors, "ELEMENTS", 100)
     monkeypatch.setattr(factors, "TOKENS", 20)
+    monkeypatch.setattr(factors, "SIDE", 2)
     for one, other in zip(whole, everything(), strict=True):
         assert close(one, other)
 
