@@ -79,8 +79,15 @@ def child(job: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
         stages(job, answer, watcher)
     except BaseException as error:
         answer["error"] = f"{type(error).__name__}: {error}"
-        answer["trace"] = traceback.format_exc()
+        answer["line"] = line_of(error, set(job["files"]))
     send(answer | {"found": watcher.found, "flops": watcher.flops})
+
+
+def line_of(error: BaseException, files: set[str]) -> str:
+    """Where in the strategy's files an error came from, if it did."""
+    frames = [f for e in (error, error.__cause__) if e for f in traceback.extract_tb(e.__traceback__)]
+    mine = [f for f in frames if f.filename in files]
+    return f"line {mine[-1].lineno} of {Path(mine[-1].filename).name}" if mine else ""
 
 
 def stages(job: dict[str, Any], answer: dict[str, Any], watcher: Watch) -> None:

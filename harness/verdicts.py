@@ -106,7 +106,10 @@ def failure(found: Mapping[str, Any]) -> str | None:
     if "stuck" in found:
         return f"it does not end: {found['stuck']}; let a verb that spends end every loop, or return"
     if "error" in found:
-        return str(found["error"])
+        said = str(found["error"]).removesuffix(" (see error.txt)")
+        if said.startswith("SystemExit"):
+            said += "; return from run instead of ending the process"
+        return f"{said} ({found['line']})" if found.get("line") else said
     return f"its process died (status {found.get('status')})"
 
 

@@ -1,8 +1,8 @@
-"""Trains on a copy of the whole lab and keeps the better mixture (ours).
+"""Trains on a copy of the whole lab, which cannot be copied (ours).
 
 Deviations: none.
 
-Caught by: every FLOP is in the ledger.
+Caught by: runs to its budget.
 """
 
 import copy
