@@ -6,10 +6,12 @@ from the interpreter itself, so neither an alias nor a detour through another li
 
 from __future__ import annotations
 
+import _thread
 import builtins
 import importlib
 import inspect
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -88,6 +90,8 @@ class Fences:
         """For the rest of this process."""
         sys.addaudithook(self._audit)
         builtins.__import__ = self._imported
+        for module, name in ((_thread, "start_new_thread"), (threading, "_start_new_thread")):
+            setattr(module, name, self._started(getattr(module, name)))
         for name in BEHIND:
             for cls in _classes(f"harness.{name}"):
                 self._fence(cls, facing=False)
@@ -134,6 +138,17 @@ class Fences:
         while frame is not None and frame.f_code.co_filename not in self.files:
             frame = frame.f_back
         return f"line {frame.f_lineno} of {Path(frame.f_code.co_filename).name}" if frame else "somewhere"
+
+    def _started(self, start: Callable[..., Any]) -> Callable[..., Any]:
+        """Threads are no audit event before Python 3.12; the FLOP counter sees this thread only."""
+
+        def started(*args: Any, **named: Any) -> Any:
+            frame = sys._getframe(1)
+            if self.up and self.mine(frame):
+                self.note("outside", f"starts a thread, {self.where(frame)}; {LEAVE}")
+            return start(*args, **named)
+
+        return started
 
     # --- imports and attributes
 
