@@ -190,8 +190,11 @@ class Handle:
 
         def computed() -> Any:
             nonlocal before
+            # After a crash: again, but billed before it.
             if 0 in self.paid:
-                made.compute()  # after a crash: again, but billed before it
+                made.compute()
+            if project is not None and project in self.paid:
+                compute()
             before = made.hardware
             return compute()
 

@@ -60,6 +60,8 @@ class Session:
                 root.resumed = self._stage
 
     def require_top(self, core: Core) -> None:
+        if all(level.core is not core for level in self.levels):
+            raise HarnessError("this fork has ended; look through its checkpoints from the lab around it")
         if self.levels[-1].core is not core:
             raise HarnessError("this lab has an open fork: use the fork's lab until its `with` ends")
 

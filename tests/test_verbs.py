@@ -190,6 +190,15 @@ def test_gradients_are_used_before_the_weights_move_or_at_a_checkpoint(lab_):
     assert np.allclose(unit, rows / np.linalg.norm(rows, axis=1, keepdims=True), rtol=1e-3, atol=1e-5)
 
 
+def test_a_fork_that_has_ended_answers_nothing_more(lab_):
+    lab, _, _, _ = lab_()
+    with lab.fork("probe") as child:
+        held = child.gradients(child.sample("copy", 2))
+    for use in (held.gram, child.validate, child.checkpoint):
+        with pytest.raises(HarnessError, match="this fork has ended"):
+            use()
+
+
 def test_gradients_of_two_labs_are_not_compared(lab_):
     lab, _, _, _ = lab_()
     asked = lab.sample("copy", 3)
@@ -444,3 +453,20 @@ def test_under_lora_probes_go_through_the_adapters(tmp_path):
     assert close(lab.logprobs(asked, at=base), at_base)
     rows = np.stack([gradient_of(engine, i, lambda n, p: True) for i in items])
     assert np.allclose(lab.gradients(asked, modules="all").gram(), rows @ rows.T, rtol=1e-3, atol=1e-6)
+
+
+def test_what_is_computed_again_after_a_crash_is_not_booked_again(lab_):
+    lab, core, _, _ = lab_()
+    asked = lab.sample("copy", 3)
+    first = lab.gradients(asked)
+    whole, small = first.rows(), first.rows(project=8)
+    booked = [(e.model, e.hardware) for e in core.ledger.entries]
+    again = lab.gradients(asked)  # as a replay leaves a handle: paid for, but empty
+    again._handle.paid |= {0, 8}
+    assert np.array_equal(again.rows(project=8), small)
+    assert np.array_equal(again.rows(), whole)
+    assert [(e.model, e.hardware) for e in core.ledger.entries] == booked
+    other = lab.gradients(asked)
+    other._handle.paid.add(0)
+    other.rows(project=8)
+    assert (core.ledger.entries[-1].model, core.ledger.entries[-1].hardware) == booked[-1]

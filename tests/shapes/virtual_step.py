@@ -14,7 +14,7 @@ class VirtualStep:
         for _ in range(5):
             batch, start = lab.draw(lab.mixture(weights)), lab.checkpoint()
             ours, theirs = lab.gradients(batch, modules="last:1"), lab.gradients(held, modules="last:1", at=start)
-            before, pull = lab.logprobs(held), ours.gram(theirs).mean(1)
+            before, pull = lab.logprobs(held), ours.gram(theirs).mean(1) + ours.rows(project=8).sum(1)
             with lab.fork("probe", start="now") as child:
                 child.train(child.just(batch), "1 step", keep="none")
                 after = child.logprobs(held)
