@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from harness.api import Array, Lab, Selection
-from strategies._numerics import group_weights, learned, tilted
+from strategies._numerics import domains, group_weights, learned, tilted
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class DoGE:
         def select(pool: Any) -> Selection:
             """All of the batch, weighted by alpha after this step's update."""
             chosen = pool.rng.choice(len(held), min(self.anchors, len(held)), replace=False)
+            drawn = [held[i] for i in sorted(chosen)]
             G = pool.gradients(modules=f"last:{self.layers}")
-            V = pool.gradients([held[i] for i in sorted(chosen)], modules=f"last:{self.layers}")
-            W = np.zeros(len(tasks))
-            W[sorted({tasks.index(t) for t in pool.task})] = G.gram(V, by="task").mean(1)
+            V = pool.gradients(drawn, modules=f"last:{self.layers}")
+            dom_N = np.array([tasks.index(t) for t in pool.task])
+            W = agreement(G.gram(V).astype(float), dom_N, domains([e.task for e in drawn]), len(tasks))
             alpha = self.updated(pool.state.get("alpha", uniform), W, pool.lr)
             pool.state["alpha"] = alpha
             pool.state["alpha.sum"] = pool.state.get("alpha.sum", 0 * uniform) + alpha
-            dom_N = np.array([tasks.index(t) for t in pool.task])
             return Selection(range(len(pool)), group_weights(alpha, dom_N, pool.tokens).tolist())
 
         p, steps = uniform, 0
@@ -49,4 +49,12 @@ class DoGE:
 
     def updated(self, alpha: Array, W: Array, lr: float) -> Array:
         """alpha exp(lr W / mu), normalised; W (n,): the agreement of each task's gradient with the target's."""
-        return tilted(alpha, lr * W.astype(float) / self.mu)
+        return tilted(alpha, lr * W / self.mu)
+
+
+def agreement(K_NM: Array, dom_N: Array, dom_M: Array, n: int) -> Array:
+    """W (n,): <mean gradient of each task, mean of the validation tasks' mean gradients>; 0 for a task not in the batch."""
+    share_M = 1 / np.bincount(dom_M)[dom_M]
+    along_N = K_NM @ (share_M / share_M.sum())
+    W: Array = np.bincount(dom_N, along_N, n) / np.maximum(np.bincount(dom_N, minlength=n), 1)
+    return W
