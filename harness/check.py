@@ -6,6 +6,7 @@ harness.verdicts for what is compared with what. Two processes fork the trials; 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -82,7 +83,8 @@ def located(strategy: str) -> tuple[str, list[str]]:
         elif part in registry.builtin():
             files.append(str(registry.builtin()[part]))
         elif part in registry.entry_points():
-            files.append(registry.entry_points()[part].module.replace(".", "/") + ".py")
+            spec = importlib.util.find_spec(registry.entry_points()[part].module)
+            files += [spec.origin] if spec and spec.origin else []
         else:
             raise unknown("strategy", part, registry.names())
         parts.append(part)

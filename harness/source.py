@@ -41,7 +41,7 @@ CITED = re.compile(r"arXiv[:\s]*\d{4}\.\d{4,5}|doi\.org/|\bours\b|\bbaseline\b",
 def findings(path: Path) -> dict[str, list[str]]:
     """Messages by check: documented, imports, private, ends. Modules that the file names are imported to look at them."""
     text = path.read_text(encoding="utf-8")
-    tree = ast.parse(text)
+    tree = ast.parse(text, path.name)
     return {
         "documented": [] if path.name == "_numerics.py" else list(_undocumented(tree, text.splitlines())),
         "imports": list(dict.fromkeys(_imports(tree))),
