@@ -82,9 +82,10 @@ class Account:
     def require(self, flops: int) -> None:
         """Raise BudgetExhausted if this billed work does not fit, or if an earlier verb was cut."""
         self.cut(flops)
-        for account in self.chain():
-            if account.exhausted:
-                raise BudgetExhausted(account, f"{flops} FLOPs asked for, {self.remaining} left of {self.cap}")
+        ended = [account for account in self.chain() if account.exhausted]
+        if ended:
+            # The outermost: a fork that is allowed all that is left must not end quietly where the run ends.
+            raise BudgetExhausted(ended[-1], f"{flops} FLOPs asked for, {self.remaining} left of {self.cap}")
 
     def cut(self, flops: int) -> None:
         """Close every account that these FLOPs would overdraw."""
