@@ -112,7 +112,8 @@ class Tokens:
 
     def entropy(self, top_k: int | None = None) -> torch.Tensor:
         """Entropy (S,) in nats, differentiable; with `top_k`, of the k most likely tokens renormalised."""
-        logits = self.logits if top_k is None else self.logits.topk(min(top_k, self.logits.shape[-1]), dim=-1).values
+        scores = self._scores  # no fp32 copy of all logits for the sake of a few
+        logits = self.logits if top_k is None else scores.topk(min(top_k, scores.shape[-1]), dim=-1).values.float()
         logp = logits.log_softmax(-1)
         return -(logp.exp() * logp).sum(-1)
 
