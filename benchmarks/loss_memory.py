@@ -54,12 +54,11 @@ class Asked:
         self.found: dict[str, Any] = {}
 
     def checkpoint(self, pin: bool = True) -> Checkpoint:
+        """The base, without a model."""
         return BASE
 
-    def proportional(self) -> Any:
-        return None
-
     def train(self, mixture: Any, length: str = "rest", **asked: Any) -> History:
+        """Nothing is trained."""
         self.found = asked
         return History((), 0, 0.0, {})
 
