@@ -121,9 +121,7 @@ def plan(options: tuple[str, ...], mfu: float, as_json: bool, **values: Any) -> 
 
 @cli.command()
 @click.argument("file", metavar="[FILE.yaml]", required=False, type=click.Path(path_type=Path))
-@option(
-    "--strategies", default=None, metavar="A,B+C", help="this and the next seven take the place of the file's keys"
-)
+@option("--strategies", default=None, metavar="A,B+C", help="this and the next seven take the place of the file's keys")
 @option("--suites", default=None, metavar="NAME,FILE")
 @option("--models", default=None, metavar="NAME,DIR")
 @option("--seeds", default=None, metavar="0-9")

@@ -96,9 +96,7 @@ def score(
     status = (ahead or Scorer()).run(raw / "job.json", raw / "log.txt")
     if status or not (work / "scores.json").exists():
         lines = [x for x in (raw / "log.txt").read_text(errors="replace").splitlines() if x.strip()]
-        raise RunFailed(
-            f"scoring failed: {lines[-1][:200] if lines else f'exit {status}'} (see lm_eval/log.txt)"
-        )
+        raise RunFailed(f"scoring failed: {lines[-1][:200] if lines else f'exit {status}'} (see lm_eval/log.txt)")
     summary: dict[str, Any] = json.loads((work / "scores.json").read_text(encoding="utf-8"))
     return summary
 
