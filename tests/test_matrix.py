@@ -53,7 +53,7 @@ def start(folder, *args, module="tests.quick", **env):
 
 def go(folder, *args, **options):
     process = start(folder, *args, **options)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=600)
     assert "Traceback" not in err, err
     return SimpleNamespace(returncode=process.returncode, stdout=out, stderr=err)
 
@@ -232,7 +232,7 @@ def test_wrong_requests_are_one_line_and_exit_2(write, tmp_path):
 def test_only_what_is_missing_is_run_and_a_cell_is_what_harness_run_makes(write, toy, tiny, tmp_path):
     path = write("uniform", {"name": "msft", "options": {"C": 0.5}})
     base = ("--suite", toy, "--model", tiny, "--runs", "alone")
-    alone = [go(tmp_path, "run", "--strategy", "msft", "-o", "C=0.5", "--seed", k, *base) for k in (0, 1)]
+    alone = go(tmp_path, "run", "--strategy", "msft", "-o", "C=0.5", "--seed", 1, *base)
     first = go(tmp_path, "matrix", path, "--yes")
     assert first.returncode == 0, first.stderr
     assert "2 runs: 2 to start" in first.stderr
@@ -249,9 +249,8 @@ def test_only_what_is_missing_is_run_and_a_cell_is_what_harness_run_makes(write,
         ("msft C=0.5", 1, "done"),
     ]
     ran = by_id(tmp_path / "runs")
-    for done in alone:
-        record_path = Path(done.stdout.splitlines()[-1])
-        assert comparable(tmp_path / record_path) == ran[record_path.parent.name]
+    record_path = Path(alone.stdout.splitlines()[-1])
+    assert comparable(tmp_path / record_path) == ran[record_path.parent.name]
     again = go(tmp_path, "matrix", path, "--seeds", "0-1")
     assert again.returncode == 0, "nothing to do needs no --yes"
     assert "uniform" in again.stdout
@@ -289,7 +288,7 @@ def _toy(path):
     return "--suite", spec["suites"][0], "--model", spec["models"][0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_the_end_of_the_matrix_is_the_end_of_its_cells_and_it_goes_on(number, write, tmp_path):
     flag = tmp_path / "flag"
     waits = f"Path({str(flag)!r}).exists() or time.sleep(600)"
@@ -315,11 +314,11 @@ def test_the_end_of_the_matrix_is_the_end_of_its_cells_and_it_goes_on(number, wr
 
 
 def _until(look, n):
-    for _ in range(1200):
+    for _ in range(3000):
         if len(found := look()) >= n:
             return found
         time.sleep(0.1)
-    raise AssertionError("waited two minutes")
+    raise AssertionError("waited five minutes")
 
 
 def _free(handle):
