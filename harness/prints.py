@@ -9,7 +9,6 @@ import random
 import re
 import signal
 import sys
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, GeneratorType, MethodType, ModuleType
@@ -132,7 +131,6 @@ def of_process() -> dict[str, Any]:
         "os.environ": dict(os.environ),
         "the working directory": os.getcwd(),
         "sys.path": list(sys.path),
-        "threads": threading.active_count(),
         "signal handlers": [signal.getsignal(n) for n in range(1, 32)],
         "torch's default dtype": torch.get_default_dtype(),
         "torch's gradient mode": torch.is_grad_enabled(),
