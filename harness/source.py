@@ -14,7 +14,7 @@ from typing import Any
 # fmt: off
 PURE = {
     "__future__", "abc", "bisect", "collections", "contextlib", "copy", "dataclasses", "decimal", "enum",
-    "fractions", "functools", "heapq", "itertools", "math", "numbers", "operator", "re", "statistics", "string",
+    "fractions", "functools", "hashlib", "heapq", "itertools", "math", "numbers", "operator", "re", "statistics", "string",
     "textwrap", "types", "typing", "typing_extensions"
 }
 KNOWN = PURE | {
@@ -35,7 +35,7 @@ BUILTINS = {
 SPECIAL = {"__init__", "__post_init__", "__name__", "__class__", "__doc__", "__call__", "__len__", "__getattr__"}
 FRAMES = {"f_back", "f_globals", "f_locals", "tb_frame", "gi_frame", "cr_frame", "f_builtins"}
 ENDS = {"BaseException", "BudgetExhausted", "NoRoom", "GeneratorExit"}
-CITED = re.compile(r"arXiv[:\s]*\d{4}\.\d{4,5}|doi\.org/|\bours\b|\bbaseline\b", re.I)
+CITED = re.compile(r"arXiv[:\s]*\d{4}\.\d{4,5}|doi\.org/|github\.com/|\bours\b|\bbaseline\b", re.I)
 
 
 def findings(path: Path) -> dict[str, list[str]]:

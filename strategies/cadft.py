@@ -29,8 +29,8 @@ class CADFT:
     every: float = 1 / 3  # K, in passes
     share: float = 0.005  # of the data, with the highest moving average: the candidates
     chance: float = 0.5  # that a candidate is rewritten
-    top_p: float = 0.9
-    temperature: float = 0.7
+    top_p: float = 0.9  # nucleus of the samples
+    temperature: float = 0.7  # of the samples
     alpha: float = 0.5  # what a visit leaves of the moving average
     verified: bool = False  # ours
 

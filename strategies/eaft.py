@@ -1,6 +1,6 @@
 """EAFT, entropy-adaptive fine-tuning: tokens that the model is sure about, right or wrong, weigh less.
 
-Deviations: written from the option of LLaMA-Factory (use_eaft_loss), not from a paper; the weight is detached, as there.
+Deviations: written from the option use_eaft_loss of github.com/hiyouga/LLaMA-Factory, not from a paper; the weight is detached, as there.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from harness.api import Lab, lens
 
 @dataclass(frozen=True)
 class EAFT:
-    alpha: float = 1.0
+    alpha: float = 1.0  # exponent of the weight
     k: int = 20  # the entropy is that of the k likeliest tokens, renormalised
     scale: float = 3.0  # about ln 20, the most that it can be
 

@@ -15,8 +15,8 @@ class IWSFT:
     tau: float = 1.0  # exponent of the importance weight
     clip: float = 16.0  # weights of sequences lie in [0, clip]
     per: Literal["sequence", "token"] = "sequence"  # "token": the released alternative, clipped to [low, high]
-    low: float = 0.2
-    high: float = 1.8
+    low: float = 0.2  # least weight of a token
+    high: float = 1.8  # largest weight of a token
 
     def wrap(self, lab: Lab) -> Lab:
         base = lab.checkpoint()  # before any training

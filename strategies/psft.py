@@ -14,7 +14,7 @@ from harness.api import REST, History, Lab, Lens, Mixture
 @dataclass(frozen=True)
 class PSFT:
     low: float = 0.2  # r is clipped to [1 - low, 1 + high]
-    high: float = 0.28
+    high: float = 0.28  # see low
     updates: int = 8  # optimizer steps under one old policy
 
     def wrap(self, lab: Lab) -> Lab:
