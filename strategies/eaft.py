@@ -1,6 +1,7 @@
 """EAFT, entropy-adaptive fine-tuning: tokens that the model is sure about, right or wrong, weigh less.
 
-Deviations: written from the option use_eaft_loss of github.com/hiyouga/LLaMA-Factory, not from a paper; the weight is detached, as there.
+Deviations: written from the option use_eaft_loss of github.com/hiyouga/LLaMA-Factory, not from a paper; the
+weight is detached, as there.
 """
 
 from dataclasses import dataclass
