@@ -65,7 +65,6 @@ def child(job: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
     from harness import run, score, watch
 
     score.score, score.begin_ahead = fake_score, lambda: None
-    score.begin_ahead = lambda: None
     run._Run.base_scores = lambda self: {"weights": 0.0}  # type: ignore[method-assign]
     see_attention()
     answer: dict[str, Any] = {"stage": "load"}
@@ -120,7 +119,16 @@ def stages(job: dict[str, Any], answer: dict[str, Any], watcher: Watch) -> None:
         request = dataclasses.replace(asked, runs=asked.runs / str(k))
         again = dataclasses.replace(plan, request=request, strategy=watched)  # type: ignore[arg-type]
         answer["records"].append(str(run.execute(again)))
+        answer["cut"] = cut(Path(answer["records"][-1]).with_name("journal.jsonl"))
     answer["stage"] = "done"
+
+
+def cut(path: Path) -> bool:
+    """Whether the last training of a run ended because nothing more fitted: a selector's pool may cost a good deal."""
+    from harness import journal
+
+    trained = [line["result"] for line in journal.read(path) if line["verb"] == "train" and line["result"]]
+    return bool(trained and trained[-1]["cut"])
 
 
 def skips(built: Built, toy: str) -> dict[str, str | None]:

@@ -170,7 +170,7 @@ def runs(trials: Trials) -> str | None:
     done, found = trial(trials, "twice"), plain(trials, "twice")
     left, answered = done["cap"] - found["total_model_flops"], any(e["verb"] == "answer" for e in found["events"])
     trained = sum(found["ledger"][phase]["model_flops"] for phase in ("train", "discarded", "proxy"))
-    if answered or left < done["step"] or (found["status"] == "budget" and trained):
+    if answered or left < done["step"] or done["cut"] or (found["status"] == "budget" and trained):
         return None
     if found["status"] == "budget":
         return "its first work does not fit the budget, so that nothing was trained; ask for less at a time"
