@@ -297,7 +297,7 @@ def test_the_end_of_the_matrix_is_the_end_of_its_cells_and_it_goes_on(number, wr
     process = start(tmp_path, "matrix", path, "--yes", "--jobs", "2")
     waiting = _until(lambda: [p for p in tmp_path.glob("runs/*/journal.jsonl") if p.stat().st_size], 2)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == (-9 if number == signal.SIGKILL else 1)
     if number == signal.SIGINT:
         assert err.splitlines()[-1] == "harness: interrupted; run the same command to go on"
