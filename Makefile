@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
+# Processes that share the tests; each of them computes with one thread.
+JOBS ?= 2
+PYTEST := HARNESS_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 .PHONY: demo test lint test-slow site clean
 
@@ -18,7 +21,7 @@ demo: $(BIN)/harness
 	$(BIN)/harness site
 
 test: $(BIN)/harness lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(BIN)/harness
 	$(BIN)/ruff check .
@@ -27,7 +30,7 @@ lint: $(BIN)/harness
 	$(BIN)/lint-imports
 
 test-slow: $(BIN)/harness
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow --durations=15
 
 site: $(BIN)/harness
 	$(BIN)/harness site

@@ -29,14 +29,16 @@ class Proximal(Lens):
         self._method = method
 
     def train(self, mixture: Mixture, length: str = REST, **arguments: Any) -> History:
+        m = self._method
+
         def pause(h: History | None) -> str:
             old = h.last.checkpoint if h else self._lab.checkpoint(pin=False)
 
             def objective(t: Any) -> Any:
                 r = (t.logp - t.reference(old)).exp()
-                return -r.minimum(r.clamp(1 - self._method.low, 1 + self._method.high))
+                return -r.minimum(r.clamp(1 - m.low, 1 + m.high))
 
             self._callbacks = {"objective": objective, "references": (old,)}
-            return f"{(h.steps if h else 0) + self._method.updates} step"
+            return f"{(h.steps if h else 0) + m.updates} step"
 
         return self.in_parts(mixture, length, arguments, pause)

@@ -93,7 +93,9 @@ def test_the_minimum_is_scipys(seed):
         method="SLSQP",
         options={"maxiter": 2000, "ftol": 1e-14},
     )
-    assert value(S, c, p) <= found.fun + 1e-10
+    legal = np.clip(found.x, 0, None)
+    legal /= legal.sum()  # SLSQP stops a hair off the simplex, where values are lower than any on it
+    assert value(S, c, p) <= value(S, c, legal) + 1e-10
     assert p == pytest.approx(found.x, abs=1e-4)
 
 
