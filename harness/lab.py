@@ -80,7 +80,7 @@ class RunLab(Probing):
         one_of("keep", keep, ("last", "none", "best", "peaks"))
         one_of("optimizer", optimizer, ("keep", "fresh"))
         one_of("metric", metric, (None, "loss", "exact_match"))
-        self._known(mixture.weights)
+        self._trainable(mixture)
         check_pool(pool, select)
         references, reference_logits = tuple(dict.fromkeys(references)), tuple(dict.fromkeys(reference_logits))
         args = [

@@ -70,7 +70,7 @@ class Mixtures(Verbs):
 
     def draw(self, mixture: Mixture, k: int = 1) -> list[Example]:
         """The next k effective batches that training on `mixture` would see; they are used up."""
-        self._known(mixture.weights)
+        self._trainable(mixture)
         if k < 1:
             raise HarnessError(f"draw: k is {k}, expected at least 1")
         n = k * self._core.suite.train.effective_batch
@@ -130,6 +130,13 @@ class Mixtures(Verbs):
         if not names:
             raise HarnessError("a mixture needs at least one task")
         return {t: self._core.info[t].n_train for t in names}
+
+    def _trainable(self, mixture: Mixture) -> None:
+        """Refuse what no lab has made: a mixture built by hand, or changed after it was made."""
+        check_weights(mixture.weights, self._core.info)
+        total = sum(mixture.weights.values())
+        if abs(total - 1) > 1e-6:
+            raise HarnessError(f"mixture weights sum to {total:g}, expected 1; make it with lab.mixture(weights)")
 
     def _known(self, names: Iterable[str]) -> None:
         for name in names:

@@ -143,7 +143,9 @@ class Handle:
         if other is not None and other is not self:
             other._use(None, other._made().compute)
         n, m = (len(h.items) if by is None else len({i.task for i in h.items}) for h in (self, other or self))
-        found: Array = self._use(None, compute, self._made().gram_cost(n, None if other in (None, self) else m))
+        cost = self._made().gram_cost(n, None if other in (None, self) else m)
+        # The means of another handle's tasks are computed, and metered, there.
+        found: Array = self._use(None, compute, cost, other._made() if other not in (None, self) else None)
         return found
 
     def rows(self, project: int | None = None) -> Array:
@@ -175,8 +177,14 @@ class Handle:
             self._rows = self.probes.core.engine.gradients(self.items, self.modules, self.normalize)
         return self._rows
 
-    def _use(self, project: int | None, compute: Callable[[], Any], products: Cost | None = None) -> Any:
+    def _use(
+        self, project: int | None, compute: Callable[[], Any], products: Cost | None = None, other: Rows | None = None
+    ) -> Any:
         core, made, started = self.probes.core, self._made(), time.perf_counter()
+
+        def hardware() -> int:
+            return made.hardware + (other.hardware if other else 0)
+
         if not core.available(self.weights):
             raise HarnessError("gradients: use them before the weights move on, or give at=checkpoint")
         cost = products or Cost()
@@ -195,14 +203,14 @@ class Handle:
                 made.compute()
             if project is not None and project in self.paid:
                 compute()
-            before = made.hardware
+            before = hardware()
             return compute()
 
         result = core.look_through(self.weights, computed)
         if _size(result) > RESULT_BYTES:
             raise HarnessError(f"gradients: a result of {_size(result):,} bytes; ask for rows(project=D) or gram()")
-        if cost.model or made.hardware > before:
-            self.probes.book("gradients", Cost(cost.model, made.hardware - before, cost.tokens), started)
+        if cost.model or hardware() > before:
+            self.probes.book("gradients", Cost(cost.model, hardware() - before, cost.tokens), started)
         self.paid |= {0} if project is None else {0, project}
         return result
 

@@ -77,6 +77,12 @@ PAID = {
         ),
     ),
     "gradients of tasks": ({"gradients"}, lambda lab, begun: lab.gradients(begun.batch, modules="all").gram(by="task")),
+    "gradients of tasks compared": (
+        {"gradients"},
+        lambda lab, begun: lab.gradients(begun.batch).gram(
+            lab.gradients([*lab.sample("copy", 4), *lab.sample("flip", 4)], at=begun.here), by="task"
+        ),
+    ),
     "train on matched gradients": (
         {"train", "gradients"},
         lambda lab, _: lab.train(

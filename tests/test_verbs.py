@@ -1,6 +1,7 @@
 """What the lab asks of a model beside training, against the plain model: values, bills, the cap, refusals."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -398,6 +399,8 @@ NOBODY = Example("copy/99", "copy")
         (lambda lab: lab.gradients(lab.sample("copy", 1), modules="first:1").gram(), "last:n"),
         (lambda lab: lab.train(lab.uniform(), "1 step", pool=2), "without a select"),
         (lambda lab: lab.draw(lab.uniform(), 0), "at least 1"),
+        (lambda lab: lab.train(replace(lab.uniform(), weights={"copy": 1.5, "flip": -0.5})), "'flip' is -0.5"),
+        (lambda lab: lab.draw(replace(lab.uniform(), weights={"copy": 0.5})), "sum to 0.5, expected 1"),
     ],
 )
 def test_bad_arguments_cost_nothing_and_say_what_was_expected(lab_, call, message):
