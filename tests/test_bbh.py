@@ -14,8 +14,8 @@ import yaml
 from harness.data import load_rows
 from harness.errors import HarnessError
 from harness.flops import Arch
+from harness.lmtasks import summarise, task_items, write_tasks
 from harness.paths import asset
-from harness.score import summarise, task_items, write_tasks
 from harness.suite import Suite, load_suite
 
 FILTERS = ("strict-match", "flexible-extract")
