@@ -1,0 +1,72 @@
+"""Variants of pocket for the studies change what they say, and nothing else."""
+
+from collections import Counter
+
+import pytest
+
+from benchmarks import variants
+from harness.suite import load_suite
+
+ROWS = variants.pocket()
+
+
+def sizes(rows):
+    return Counter(row["task"] for row in rows)
+
+
+def changed(rows, split="train"):
+    return [(a, b) for a, b in zip(ROWS[split], rows[split], strict=True) if a != b]
+
+
+@pytest.mark.parametrize("name", variants.VARIANTS)
+def test_a_variant_is_a_suite_and_made_the_same_again(name, tmp_path):
+    first, again = (variants.write(name, tmp_path / k) for k in "ab")
+    suite = load_suite(str(first))
+    assert suite.name == f"pocket-{name.replace('_', '-')}"
+    assert [p.read_bytes() for p in sorted((tmp_path / "a").rglob("*.*"))] == [
+        p.read_bytes() for p in sorted((tmp_path / "b").rglob("*.*"))
+    ]
+    assert set(suite.tasks) == set(sizes(variants.VARIANTS[name](ROWS)["train"]))
+    assert (suite.train.epochs, suite.train.lr_grid) == (10, load_suite("pocket").train.lr_grid)
+    assert again != first
+
+
+def test_half_keeps_half_of_each_task():
+    rows = variants.half(ROWS)
+    assert sizes(rows["train"]) == {task: n // 2 for task, n in sizes(ROWS["train"]).items()}
+    assert all(row in ROWS["train"] for row in rows["train"])
+    assert (rows["validation"], rows["test"]) == (ROWS["validation"], ROWS["test"])
+
+
+@pytest.mark.parametrize("make", [variants.coarse, variants.fine])
+def test_other_tasks_of_the_same_rows(make):
+    rows = make(ROWS)
+    for split in rows:
+        assert [(r["input"], r["target"]) for r in rows[split]] == [(r["input"], r["target"]) for r in ROWS[split]]
+    assert len(sizes(rows["train"])) == {"coarse": 4, "fine": 16}[make.__name__]
+    assert len(sizes(rows["test"])) == len(sizes(rows["train"])) and min(sizes(rows["test"]).values()) >= 100
+
+
+def test_poison_exchanges_targets_of_one_task():
+    pairs = changed(variants.poisoned(ROWS))
+    assert {a["task"] for a, _ in pairs} == {"larger"}
+    assert len(pairs) == round(0.4 * sizes(ROWS["train"])["larger"])
+    assert all(a["input"] == b["input"] and a["target"] != b["target"] for a, b in pairs)
+
+
+def test_a_low_prior_has_no_digit_in_its_place():
+    assert all(d != o for d, o in variants.OTHER_DIGITS.items())
+    assert len(set(variants.OTHER_DIGITS.values())) == 10
+    rows = variants.low_prior(ROWS)
+    for split in rows:
+        assert len(changed(rows, split)) == sizes(ROWS[split])["addition"]
+
+
+def test_a_twin_and_noise():
+    rows = variants.twin(ROWS)
+    counts = sizes(rows["train"])
+    assert counts["reverse"] == counts["reverse_again"]
+    before = [r["target"] for r in ROWS["train"] if r["task"] == "larger"]
+    after = [r["target"] for r in rows["train"] if r["task"] == "larger"]
+    assert all(a != b for a, b in zip(before, after, strict=True))
+    assert set(after) <= set(before)
