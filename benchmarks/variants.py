@@ -43,6 +43,7 @@ POISON = 0.4
 
 
 def half(rows: Rows) -> Rows:
+    """Each task's first half of the training rows."""
     train = []
     for task in COARSE:
         mine = [row for row in rows["train"] if row["task"] == task]
@@ -51,10 +52,12 @@ def half(rows: Rows) -> Rows:
 
 
 def coarse(rows: Rows) -> Rows:
+    """Four tasks."""
     return {split: [row | {"task": COARSE[row["task"]]} for row in rows[split]] for split in rows}
 
 
 def fine(rows: Rows) -> Rows:
+    """Sixteen tasks."""
     median = {
         task: statistics.median_low(row["input"] for row in rows["train"] if row["task"] == task) for task in COARSE
     }
@@ -67,10 +70,13 @@ def fine(rows: Rows) -> Rows:
 
 
 def poisoned(rows: Rows, task: str = "larger") -> Rows:
+    """Some targets of one task are wrong."""
     return rows | {"train": exchanged(rows["train"], task, POISON)}
 
 
 def low_prior(rows: Rows, task: str = "addition") -> Rows:
+    """One task's answers in digits that mean others."""
+
     def other(row: Row) -> Row:
         return row | {"target": row["target"].translate(OTHER_DIGITS)} if row["task"] == task else row
 
@@ -78,6 +84,7 @@ def low_prior(rows: Rows, task: str = "addition") -> Rows:
 
 
 def twin(rows: Rows) -> Rows:
+    """One task under two names, another one noise."""
     doubled = {
         split: [*rows[split], *(row | {"task": "reverse_again"} for row in rows[split] if row["task"] == "reverse")]
         for split in rows
@@ -108,6 +115,7 @@ VARIANTS: dict[str, Callable[[Rows], Rows]] = {
 
 
 def pocket() -> Rows:
+    """The rows of the suite itself."""
     data = asset("suites") / "pocket" / "data"
     return {s: [json.loads(line) for line in (data / f"{s}.jsonl").read_text().splitlines()] for s in SPLITS}
 

@@ -7,6 +7,7 @@ journal and computes the rest again. What is damaged is never used: then the run
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -135,12 +136,16 @@ _counts: dict[str, int] = {}
 
 
 def fault(where: str) -> None:
-    """For tests: HARNESS_FAULT=kill@WHERE:N kills this process with SIGKILL at the N-th time it comes by (from 1)."""
-    wanted = os.environ.get("HARNESS_FAULT", "")
-    if not wanted.startswith("kill@"):
+    """For tests: HARNESS_FAULT=kill@WHERE:N kills this process with SIGKILL at the N-th time it comes by (from 1).
+
+    full@WHERE:N raises what writing to a full disk raises, once.
+    """
+    kind, _, asked = os.environ.get("HARNESS_FAULT", "").partition("@")
+    place, _, count = asked.partition(":")
+    if kind not in ("kill", "full") or place != where:
         return
-    place, _, count = wanted.removeprefix("kill@").partition(":")
-    if place == where:
-        _counts[where] = _counts.get(where, 0) + 1
-        if _counts[where] == int(count or 1):
-            os.kill(os.getpid(), 9)
+    _counts[where] = _counts.get(where, 0) + 1
+    if _counts[where] == int(count or 1):
+        if kind == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), where)
+        os.kill(os.getpid(), 9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -20,6 +21,17 @@ class RunFailed(HarnessError):
 
 class NonDeterministicStrategy(RunFailed):
     """A replayed strategy asked for another verb or other arguments than the journal holds."""
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether this error, or one that it followed, says that nothing more could be written: no space, a quota, a limit."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    while error is not None:
+        # safetensors, written in Rust, gives the number in its message only.
+        if getattr(error, "errno", None) in full or any(f"(os error {n})" in str(error) for n in full):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class BudgetExhausted(BaseException):

@@ -17,7 +17,7 @@ import yaml
 
 from harness import RULES_VERSION, __version__, durable, environment, record
 from harness.core import Core, Progress
-from harness.errors import BudgetExhausted, HarnessError, RunFailed
+from harness.errors import BudgetExhausted, HarnessError, RunFailed, disk_is_full
 from harness.journal import Journal
 from harness.ledger import Entry, Ledger, billed, by_phase
 from harness.paths import digest, file_digest, write_atomic
@@ -66,7 +66,14 @@ def execute(
         point = _durable_point(plan, say)
         (folder / "record.json").unlink(missing_ok=True)
         write_atomic(folder / "config.yaml", yaml.safe_dump(_config(plan), sort_keys=False))
-        return _Run(plan, watch, say, point).go()
+        try:
+            return _Run(plan, watch, say, point).go()
+        except Exception as error:
+            if disk_is_full(error):
+                raise RunFailed(
+                    f"the disk below {str(plan.request.runs)!r} is full; free some, and the same command goes on"
+                ) from error
+            raise
 
 
 def _durable_point(plan: Plan, say: Callable[[str], None]) -> durable.Point | None:
@@ -161,6 +168,8 @@ class _Run:
         except HarnessError:
             raise
         except Exception as error:
+            if disk_is_full(error):
+                raise
             (self.folder / "error.txt").write_text(traceback.format_exc())
             raise RunFailed(
                 f"strategy {plan.request.strategy} failed: {type(error).__name__}: {error} (see error.txt)"

@@ -1,6 +1,10 @@
 """Kill a run anywhere, run the same command again: the same record (times aside) and weights as an undisturbed run."""
 
+import os
 import random
+import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -196,6 +200,35 @@ def test_a_strategy_that_replays_differently_is_stopped(forks, toy, tiny, tmp_pa
     done = forks.run(asked)
     assert done["status"] == 1
     assert "NonDeterministicStrategy: verb 0 was train and is train on replay with other arguments" in done["error"]
+
+
+@pytest.mark.parametrize("place", ["verb:3", "between:4", "snapshot:5", "step:7", "score:1", "record:1"])
+def test_a_full_disk_stops_with_a_line_and_the_run_goes_on(forks, undisturbed, toy, tiny, tmp_path, place):
+    asked = request(toy, tiny, tmp_path, plot_file(tmp_path, "wander"))
+    stopped = forks.run(asked, HARNESS_FAULT=f"full@{place}")
+    assert stopped["status"] == 1
+    assert (
+        stopped["error"]
+        == f"RunFailed: the disk below {str(tmp_path)!r} is full; free some, and the same command goes on"
+    )
+    again = forks.run(asked)
+    assert again["status"] == 0
+    assert comparable(again["record"]) == undisturbed["wander"]
+
+
+def test_a_limit_on_files_that_the_system_sets_is_a_full_disk(toy, tiny, tmp_path):
+    """Weights do not fit: the kernel refuses the write, and safetensors says so in its own words."""
+    asked = f"run --suite {toy} --model {tiny} --runs {tmp_path} --budget 0.2x".split()
+    weights = (tiny / "model.safetensors").stat().st_size
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", *asked],
+        env=os.environ | {"HARNESS_SNAPSHOT_SECONDS": "0"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (weights // 2, weights // 2)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "is full; free some, and the same command goes on" in done.stderr.splitlines()[-1]
 
 
 def test_a_second_process_on_a_run_directory_is_refused(forks, toy, tiny, tmp_path):

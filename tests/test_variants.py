@@ -44,7 +44,8 @@ def test_other_tasks_of_the_same_rows(make):
     for split in rows:
         assert [(r["input"], r["target"]) for r in rows[split]] == [(r["input"], r["target"]) for r in ROWS[split]]
     assert len(sizes(rows["train"])) == {"coarse": 4, "fine": 16}[make.__name__]
-    assert len(sizes(rows["test"])) == len(sizes(rows["train"])) and min(sizes(rows["test"]).values()) >= 100
+    assert len(sizes(rows["test"])) == len(sizes(rows["train"]))
+    assert min(sizes(rows["test"]).values()) >= 100
 
 
 def test_poison_exchanges_targets_of_one_task():
