@@ -15,6 +15,7 @@ from harness import __version__
 from harness.errors import HarnessError
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def option(*names: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -67,6 +68,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         option("-o", "options", multiple=True, metavar="KEY=VALUE", help="a strategy's hyperparameter"),
         option("--mode", default="full", show_default=True, metavar="full|lora", help="what is trained"),
         option("--scorer", default="auto", show_default=True, type=click.Choice(["auto", "hf", "vllm"])),
+        option("--vllm-python", default=None, type=FILE, help="the Python that has vLLM, where this one has not"),
         option("--mirror", default=None, type=DIRECTORY, help="look in DIR/models and DIR/datasets before the hub"),
         option("--limit", default=None, type=int, help="rows a task and split; makes the record unofficial"),
         option("--runs", default=Path("runs"), show_default=True, type=DIRECTORY),

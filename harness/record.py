@@ -99,6 +99,7 @@ class Reports(_Part):
     reused: dict[str, Any] | None = None
     limit: int | None
     scorer: str | None
+    backend: dict[str, Any] | None = None
     weights_sha256: str | None
     base_scores: dict[str, float]
     checkpoints_peak: int

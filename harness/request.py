@@ -11,6 +11,7 @@ from harness import RULES_VERSION, models, record, registry
 from harness.data import Item, Row, check_disjoint, content_digest, load_rows, tokenise
 from harness.errors import HarnessError, unknown
 from harness.flops import Arch
+from harness.interpreter import vllm_interpreter
 from harness.suite import MODES, Suite, load_suite
 
 Rows = dict[str, dict[str, list[Row]]]
@@ -29,6 +30,7 @@ class Request:
     options: Mapping[str, str] = field(default_factory=dict)
     mode: str = "full"
     scorer: str = "auto"
+    vllm_python: Path | None = None
     mirror: Path | None = None
     limit: int | None = None
     runs: Path = Path("runs")
@@ -70,7 +72,7 @@ def prepare(request: Request, weights: bool = True) -> Plan:
     if mode is None:
         raise unknown("mode", request.mode, MODES)
     if request.scorer == "vllm":
-        raise HarnessError("scorer 'vllm': this version scores with 'hf' only")
+        vllm_interpreter(request.vllm_python)  # what would be missing after the training is missing now
     if not (math.isfinite(request.budget) and request.budget > 0):
         raise HarnessError(f"budget {request.budget}: expected a positive multiple, such as 0.5 or 1x")
     if request.limit is not None and request.limit < 2:

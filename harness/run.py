@@ -129,7 +129,7 @@ class _Run:
         self.score: dict[str, Any] = {"scores": {}, "overlap": {}, "scorer": None}
         self.base: dict[str, float] = {}
         self.weights: str | None = None
-        self.ahead: Any = None
+        self.service: Any = None
 
     def go(self) -> Path:
         try:
@@ -141,8 +141,8 @@ class _Run:
             self.write("failed", str(error))
             raise
         finally:
-            if self.ahead is not None:
-                self.ahead.close()
+            if self.service is not None:
+                self.service.close()
         return self.write(status, None)
 
     def train(self) -> str:
@@ -152,8 +152,8 @@ class _Run:
         from harness.session import Session
         from harness.setup import build
 
-        self.ahead = begin_ahead()
         plan, point = self.plan, self.point
+        self.service = begin_ahead(plan.request.scorer, plan.request.vllm_python, self.say)
         finished, again = (point.replay, point.expected) if point else ([], [])
         journal = Journal(self.folder / "journal.jsonl", finished, again)
         ledger = Ledger(plan.identity.budget.flops, self.folder / "ledger.jsonl", point.entries if point else ())
@@ -195,15 +195,14 @@ class _Run:
     def scoring(self, folder: Path, work: Path) -> dict[str, Any]:
         from harness.score import score
 
-        ahead, self.ahead = self.ahead, None
-
         r = self.plan.request
-        shutil.rmtree(work / "items", ignore_errors=True)
-        return score(folder, self.plan.suite_name, work, mirror=r.mirror, limit=r.limit, ahead=ahead)
+        return score(folder, self.plan.suite_name, work, mirror=r.mirror, limit=r.limit, service=self.service)
 
     def base_scores(self) -> dict[str, float]:
         """The base model's scores, measured once per workload and kept beside the runs."""
-        work = self.plan.request.runs / "base" / self.plan.workload
+        # What two backends say of the base is never mixed.
+        other = "-vllm" if self.score["scorer"] == "vllm" else ""
+        work = self.plan.request.runs / "base" / (self.plan.workload + other)
         with locked(work, wait=True):  # runs side by side: one scores, the others wait for it
             if not (work / "scores.json").exists():
                 self.say("scoring the base model, once for this workload")
@@ -224,6 +223,8 @@ class _Run:
         if "test_sha256" in self.score:
             data["test"] = self.score["test_sha256"]
         env = environment.describe(plan.suite, plan.model)
+        gate = self.score.get("backend_gate")
+        gate_passed = gate is None or gate["passed"]
         made = record.Record(
             schema_version=record.SCHEMA_VERSION,
             rules_version=RULES_VERSION,
@@ -231,7 +232,7 @@ class _Run:
             id=plan.id,
             workload=plan.workload,
             status=status,  # type: ignore[arg-type]
-            official=plan.request.limit is None and status != "failed" and env.git.dirty is False,
+            official=plan.request.limit is None and status != "failed" and env.git.dirty is False and gate_passed,
             started=self.started.isoformat(timespec="seconds"),
             ended=datetime.now(UTC).isoformat(timespec="seconds"),
             identity=plan.identity.model_copy(update={"data_sha256": data}),
@@ -244,9 +245,11 @@ class _Run:
             scores={t: record.TaskScore(**s) for t, s in self.score["scores"].items()},
             reports=record.Reports(
                 overlap=self.score["overlap"],
+                backend_gate=gate,
                 seconds_outside_verbs=round(self.outside, 3),
                 limit=plan.request.limit,
                 scorer=self.score["scorer"],
+                backend=self.score.get("backend"),
                 weights_sha256=self.weights,
                 base_scores=self.base,
                 checkpoints_peak=core.store.peak if core else 0,

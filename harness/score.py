@@ -1,68 +1,231 @@
-"""Final scoring: lm-eval over one checkpoint, in a process of its own, which is the first to read the test split.
+"""Final scoring: lm-eval over checkpoints, in processes of their own, which are the first to read the test split.
 
-`score(...)` starts `python -m harness.score JOB.json`; the child writes lm-eval's raw output, the items and a summary.
+A `Service` holds a process for each backend that it needs (`harness.scorer`) and keeps it from one checkpoint to the next,
+so that an engine starts once. With vLLM, HF runs the gate's items too. What was scored before a failure is kept.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
+import select
+import signal
 import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Mapping
-from importlib import import_module
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from harness.data import Row, content_digest, load_rows
 from harness.errors import HarnessError, RunFailed
-from harness.flops import Arch
-from harness.lmtasks import max_new_tokens, summarise, task_items, write_tasks
-from harness.overlap import overlap
-from harness.paths import file_digest, write_atomic
-from harness.suite import Suite, load_suite
+from harness.interpreter import Interpreter, vllm_interpreter
+from harness.paths import digest, file_digest, write_atomic
+
+Say = Callable[[str], None]
+KINDS = {".safetensors", ".json", ".model", ".txt", ".jinja"}  # a checkpoint's files that a score can depend on
 
 
-class Scorer:
-    """A scoring process that waits for one job. Started before training ends, its imports cost the run no time."""
+class _Unstarted(Exception):
+    """The backend cannot be used here; the message says why."""
 
-    def __init__(self) -> None:
-        here = str(Path(__file__).resolve().parent.parent)
-        # Safe path: a file of the user's folder called like a module must not stand in its way.
-        env = os.environ | {
-            "PYTHONSAFEPATH": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
-        }
+
+class _Process:
+    """A scoring process of one backend. Started before it is needed, its imports cost no time."""
+
+    def __init__(self, backend: str, interpreter: Interpreter) -> None:
+        self.backend = backend
+        self._shelf = tempfile.TemporaryDirectory(prefix="harness-scorer-")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.score"],
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            env=env,
-        )
+        self._seen = 0
+        self._replies, theirs = os.pipe()
+        self._unread = b""
+        try:
+            self._process = subprocess.Popen(
+                [interpreter.path, "-m", "harness.scorer", backend, str(theirs)],
+                stdin=subprocess.PIPE,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                env=interpreter.environment(Path(self._shelf.name)),
+                pass_fds=[theirs],
+            )
+        finally:
+            os.close(theirs)
 
-    def run(self, job: Path, log: Path) -> int:
-        """Do the job and return the exit status; all that the process printed is in `log`."""
-        self._process.communicate(str(job).encode())
-        self._log.seek(0)
-        log.write_bytes(self._log.read())
-        self._log.close()
-        return self._process.returncode
+    def do(self, job: Path, log: Path) -> dict[str, Any]:
+        """Do a job: how it ended, and where (`at`) it was. What the process printed meanwhile is in `log`."""
+        at = "starting"
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(f"{job}\n".encode())
+            self._process.stdin.flush()
+        try:
+            while (message := self._message()) is not None:
+                at = message.get("at", at)
+                if "end" in message:
+                    return {**message, "at": at}
+            return {"end": "died", "at": at, "why": self._death()}
+        finally:
+            self._copy(log)
+
+    def _message(self) -> dict[str, Any] | None:
+        """The next message; None once the process has ended. A descendant may hold the pipe longer than it."""
+        while b"\n" not in self._unread:
+            ended = self._process.poll() is not None
+            if select.select([self._replies], [], [], 0 if ended else 0.5)[0]:
+                piece = os.read(self._replies, 1 << 16)
+                if piece:
+                    self._unread += piece
+                    continue
+                self._process.wait()
+                return None
+            if ended:
+                return None
+        line, self._unread = self._unread.split(b"\n", 1)
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _death(self) -> str:
+        code = self._process.returncode
+        if code < 0:
+            return f"its process was killed by {signal.Signals(-code).name}"
+        lines = [line for line in self._printed(self._seen).decode(errors="replace").splitlines() if line.strip()]
+        return f"its process ended with status {code}" + (f": {lines[-1][:160]}" if lines else "")
+
+    def _printed(self, start: int) -> bytes:
+        """What was printed from byte `start` on; the file's position is the process's and stays where it is."""
+        return os.pread(self._log.fileno(), max(0, os.fstat(self._log.fileno()).st_size - start), start)
+
+    def _copy(self, log: Path) -> None:
+        printed = self._printed(self._seen)
+        self._seen += len(printed)
+        log.write_bytes(printed)
 
     def close(self) -> None:
-        """End a process that was not needed."""
+        """End the process, and with it what it holds of a GPU."""
         if self._process.poll() is None:
             self._process.kill()
-            self._process.communicate()
+        self._process.communicate()
+        self._log.close()
+        os.close(self._replies)
+        self._shelf.cleanup()
 
 
-def begin_ahead() -> Scorer | None:
-    """A scorer whose imports run beside the training."""
-    return Scorer()
+class Service:
+    """Scores checkpoints with the backend that was asked for: `hf`, `vllm`, or `auto`, vLLM where it and a GPU are.
+
+    `say` is told what takes long. Raises HarnessError where vLLM was asked for and is not there.
+    """
+
+    def __init__(self, scorer: str = "hf", vllm_python: Path | None = None, say: Say = lambda _: None) -> None:
+        self.asked, self.say = scorer, say
+        self.instead: str | None = None  # why `auto` does not score with vLLM
+        self._interpreters = {"hf": Interpreter()}
+        self.backend = self._choose(vllm_python)
+        self._processes: dict[str, _Process] = {}
+
+    def _choose(self, vllm_python: Path | None) -> str:
+        if self.asked == "hf" or (self.asked == "auto" and not _gpu()):
+            return "hf"
+        try:
+            self._interpreters["vllm"] = vllm_interpreter(vllm_python)
+        except HarnessError as error:
+            if self.asked == "vllm":
+                raise
+            self.instead = str(error)
+            return "hf"
+        return "vllm"
+
+    def begin(self) -> None:
+        """Start the backend's process, so that its imports run beside whatever else goes on."""
+        self._process(self.backend)
+
+    def _process(self, backend: str) -> _Process:
+        if backend not in self._processes:
+            self._processes[backend] = _Process(backend, self._interpreters[backend])
+        return self._processes[backend]
+
+    def score(
+        self, folder: Path, suite: str, work: Path, *, mirror: Path | None = None, limit: int | None = None
+    ) -> dict[str, Any]:
+        """Score a checkpoint folder into `work` (lm_eval/, items/, scores.json) and return the summary.
+
+        Raises RunFailed with one line; what the process printed is `work`/lm_eval/log.txt.
+        """
+        (work / "lm_eval").mkdir(parents=True, exist_ok=True)
+        (work / "scores.json").unlink(missing_ok=True)
+        job = {
+            "folder": str(folder.resolve()),
+            "weights": checkpoint_digest(folder),
+            "suite": suite,
+            "work": str(work.resolve()),
+            "mirror": str(mirror.resolve()) if mirror else None,
+            "limit": limit,
+        }
+        if self.backend == "vllm":
+            try:
+                self._gated(job, work)
+            except _Unstarted as error:
+                self._without_vllm(error)
+        if self.backend == "hf":
+            self._do("hf", job | {"kind": "score", "gate": None}, work, "log.txt")
+        summary: dict[str, Any] = json.loads((work / "scores.json").read_text(encoding="utf-8"))
+        summary["backend"] |= {"name": summary["scorer"], "instead_of_vllm": self.instead}
+        return summary
+
+    def _gated(self, job: dict[str, Any], work: Path) -> None:
+        """HF first, whose model is gone again before the engine starts."""
+        passages = str(work.resolve() / "lm_eval" / "gate-hf.json")
+        self._do("hf", job | {"kind": "gate", "gate": passages}, work, "gate-hf.txt")
+        self._do("vllm", job | {"kind": "score", "gate": passages}, work, "log.txt")
+
+    def _without_vllm(self, error: _Unstarted) -> None:
+        """vLLM did not start: an error, or HF in its place where the choice was ours."""
+        self._end("vllm")
+        if self.asked != "auto":
+            raise RunFailed(f"scoring failed: vLLM did not start: {error} (--scorer hf scores without it)")
+        self.instead, self.backend = f"vLLM did not start: {error}", "hf"
+        self.say(f"{self.instead}; scoring with HF")
+
+    def _do(self, backend: str, job: dict[str, Any], work: Path, log: str) -> None:
+        """Have a job done; by a new process where the old one's engine holds another model."""
+        raw = work / "lm_eval"
+        path = raw / f"job-{backend}.json"
+        write_atomic(path, json.dumps(job, indent=1))
+        found = self._process(backend).do(path, raw / log)
+        if found["end"] == "other":
+            self._end(backend)
+            found = self._process(backend).do(path, raw / log)
+        if found["end"] == "done":
+            return
+        self._end(backend)
+        if found["end"] == "unstarted" or (backend == "vllm" and found["at"] == "starting"):
+            raise _Unstarted(found["why"])
+        where = "" if found["at"] in ("starting", "started") else f" at {found['at']}"
+        raise RunFailed(f"scoring failed: {backend}{where}: {found['why'][:240]} (see lm_eval/{log})")
+
+    def _end(self, backend: str) -> None:
+        process = self._processes.pop(backend, None)
+        if process is not None:
+            process.close()
+
+    def close(self) -> None:
+        """End the processes."""
+        for backend in list(self._processes):
+            self._end(backend)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+def begin_ahead(scorer: str = "hf", vllm_python: Path | None = None, say: Say = lambda _: None) -> Service | None:
+    """A service whose process imports beside the training."""
+    service = Service(scorer, vllm_python, say)
+    service.begin()
+    return service
 
 
 def score(
@@ -72,106 +235,21 @@ def score(
     *,
     mirror: Path | None = None,
     limit: int | None = None,
-    scorer: str = "hf",
-    ahead: Scorer | None = None,
+    service: Service | None = None,
 ) -> dict[str, Any]:
-    """Score a checkpoint folder into `work` (lm_eval/, items/, scores.json) and return the summary.
-
-    Raises RunFailed with the child's last line; its whole output is `work`/lm_eval/log.txt. `ahead`: a process that
-    was started earlier.
-    """
-    raw = work / "lm_eval"
-    raw.mkdir(parents=True, exist_ok=True)
-    (work / "scores.json").unlink(missing_ok=True)
-    job = {
-        "folder": str(folder.resolve()),
-        "suite": suite,
-        "work": str(work.resolve()),
-        "mirror": str(mirror.resolve()) if mirror else None,
-        "limit": limit,
-        "scorer": scorer,
-    }
-    write_atomic(raw / "job.json", json.dumps(job, indent=1))
-    status = (ahead or Scorer()).run(raw / "job.json", raw / "log.txt")
-    if status or not (work / "scores.json").exists():
-        lines = [x for x in (raw / "log.txt").read_text(errors="replace").splitlines() if x.strip()]
-        raise RunFailed(f"scoring failed: {lines[-1][:200] if lines else f'exit {status}'} (see lm_eval/log.txt)")
-    summary: dict[str, Any] = json.loads((work / "scores.json").read_text(encoding="utf-8"))
-    return summary
+    """`Service.score`, by HF in a process of its own where no service is given."""
+    if service is not None:
+        return service.score(folder, suite, work, mirror=mirror, limit=limit)
+    with Service() as own:
+        return own.score(folder, suite, work, mirror=mirror, limit=limit)
 
 
-# --- the child
+def checkpoint_digest(folder: Path) -> str:
+    """Digest of a checkpoint's weights, configuration and tokenizer."""
+    return digest({p.name: file_digest(p) for p in sorted(folder.iterdir()) if p.suffix in KINDS})
 
 
-def main() -> None:
-    """Import first, then read the job's path from standard input; its end without one means there is no job."""
-    import_module("lm_eval.models.huggingface")
-    path = sys.stdin.read()
-    if path:
-        work_off(path)
-
-
-def work_off(job_path: str) -> None:
-    job = json.loads(Path(job_path).read_text(encoding="utf-8"))
-    suite, work = load_suite(job["suite"]), Path(job["work"])
-    mirror = Path(job["mirror"]) if job["mirror"] else None
-    test = load_rows(suite, "test", mirror, job["limit"])
-    training = [load_rows(suite, split, mirror, job["limit"]) for split in ("train", "validation")]
-    started = time.perf_counter()
-    samples, tokenizer = evaluate(Path(job["folder"]), suite, test, work / "lm_eval")
-    seconds = time.perf_counter() - started
-    arch = Arch.from_config(json.loads((Path(job["folder"]) / "config.json").read_text()))
-    summary: dict[str, Any] = {"scores": {}, "ledger": {"model_flops": 0, "hardware_flops": 0, "tokens": 0}}
-    for task in sorted(test):
-        items, flops, tokens = task_items(suite, task, test[task], samples[task], tokenizer, arch)
-        path = work / "items" / f"{task}.jsonl"
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, "".join(json.dumps(i, ensure_ascii=False, sort_keys=True) + "\n" for i in items))
-        summary["scores"][task] = summarise(items, suite.scoring.filter) | {"items_sha256": file_digest(path)}
-        summary["ledger"]["model_flops"] += flops
-        summary["ledger"]["hardware_flops"] += flops
-        summary["ledger"]["tokens"] += tokens
-    summary["ledger"]["seconds"] = round(seconds, 3)
-    summary["overlap"] = overlap([r for rows in training for g in rows.values() for r in g], test)
-    summary["test_sha256"] = content_digest({t: [(r.input, r.target) for r in rows] for t, rows in test.items()})
-    summary["scorer"] = job["scorer"]
-    write_atomic(work / "scores.json", json.dumps(summary, indent=1, sort_keys=True))
-
-
-def evaluate(folder: Path, suite: Suite, test: Mapping[str, list[Row]], raw: Path) -> tuple[dict[str, list[Any]], Any]:
-    """lm-eval's samples by task; its raw results are kept in `raw`."""
-    import lm_eval
+def _gpu() -> bool:
     import torch
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
-    torch.set_num_threads(int(os.environ.get("HARNESS_THREADS") or torch.get_num_threads()))
-    cuda = torch.cuda.is_available() and os.environ.get("HARNESS_DEVICE") != "cpu"
-    small = sum(p.stat().st_size for p in folder.glob("*.safetensors")) < 64e6
-    lm = HFLM(
-        pretrained=str(folder),
-        device="cuda" if cuda else "cpu",
-        dtype="bfloat16" if cuda else "float32",
-        batch_size=128 if small or cuda else 16,
-        max_length=suite.train.max_length + max_new_tokens(suite),
-    )
-    names = write_tasks(suite, test, raw)
-    manager = TaskManager(include_path=str(raw / "tasks"), include_defaults=False)
-    found = lm_eval.simple_evaluate(
-        model=lm, tasks=sorted(names), task_manager=manager, log_samples=True, bootstrap_iters=0
-    )
-    assert found is not None  # only on other ranks than the first
-    shutil.rmtree(raw / "cache", ignore_errors=True)
-    samples = {names[name]: rows for name, rows in found.pop("samples").items()}
-    kept = {
-        key: found[key] for key in ("results", "configs", "versions", "n-samples", "higher_is_better") if key in found
-    }
-    write_atomic(raw / "results.json", json.dumps(kept, indent=1, default=str, sort_keys=True))
-    return samples, lm.tokenizer
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except HarnessError as error:
-        sys.exit(str(error))
+    return torch.cuda.is_available() and os.environ.get("HARNESS_DEVICE") != "cpu"

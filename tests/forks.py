@@ -87,7 +87,7 @@ def child(job: dict[str, Any], pipe: int) -> None:
     import harness.score
 
     harness.score.score = fake_score
-    harness.score.begin_ahead = lambda: None
+    harness.score.begin_ahead = lambda *_: None
     run._Run.base_scores = lambda self: {"copy": 0.0}  # type: ignore[method-assign]
     asked = job["request"] | {"runs": Path(job["request"]["runs"])}
     said: list[str] = []
