@@ -105,11 +105,13 @@ class _Reader:
         modes, rates = values("mode", "full", _modes), values("lr", None, _rates)
         rows = []
         for options, mode in itertools.product(_options(where, own.get("options")), modes):
-            _prefixed(f"{where}.options: ", plugin.build, options)
+            plain, taken = _prefixed(f"{where}.options: ", plugin.apart, options)
+            _prefixed(f"{where}.options: ", plugin.build, plain)
             given = " ".join(f"{key}={text}" for key, text in options.items())
+            found = plain | {key: self._beside(text) for key, text in taken.items()}
             for lr, multiple in itertools.product(self._grid(rates, common, mode), budgets):
                 label = [plugin.name, given, "" if lr is None else f"lr={lr:g}"]
-                base = replace(common, strategy=name, options=options, mode=mode, lr=lr, budget=multiple)
+                base = replace(common, strategy=name, options=found, mode=mode, lr=lr, budget=multiple)
                 made = [replace(base, seed=seed) for seed in seeds]
                 rows.append([Draft(r, " ".join(filter(None, label)), where, GRID in rates) for r in made])
         return rows

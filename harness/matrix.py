@@ -82,7 +82,8 @@ def _resolve(drafts: Sequence[Draft]) -> Matrix:
     for draft in drafts:
         r = draft.request
         suite = load_suite(r.suite or ("pocket" if r.model == "pocket" else "bbh"))
-        if reason := registry.resolve(r.strategy).build(r.options).skip(suite):
+        plugin = registry.resolve(r.strategy)
+        if reason := plugin.build(plugin.apart(r.options)[0]).skip(suite):
             skipped[f"{draft.entry} does not apply to {suite.name}: {reason}"] = None
             continue
         key = canonical([r.suite, r.model, r.mode])

@@ -48,6 +48,7 @@ def estimate(request: Request, mfu: float = MFU, say: Callable[[str], None] = la
         "lr": i.lr,
         "budget": i.budget.model_dump(),
         "hyperparameters": i.hyperparameters,
+        "reused": plan.reused.model_dump() if plan.reused else None,
         "adaptive": len(outcomes) > 1,
         "ledger": _ledger(outcomes),
         "total_model_flops": total,

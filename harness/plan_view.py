@@ -83,9 +83,18 @@ def _ledger(plan: Row) -> Table:
     table.add_section()
     share = _span(plan["share_of_budget"], lambda s: f"{100 * s:.1f}")
     table.add_row("billed", _span(plan["total_model_flops"], _flops), share, "")
+    if plan["reused"]:
+        _add_reused(table, plan["reused"], plan["total_model_flops"], cap)
     table.add_section()
     add("look", plan["ledger"]["look"], billed=False)
     return table
+
+
+def _add_reused(table: Table, reused: Row, total: Row, cap: int) -> None:
+    """What the mixture had cost the run that learned it, and both together."""
+    table.add_row(f"mixture of run {reused['id']}", _flops(reused["flops"]), f"{100 * reused['flops'] / cap:.1f}", "")
+    first = {end: flops + reused["flops"] for end, flops in total.items()}
+    table.add_row("at first use", _span(first, _flops), _span(first, lambda f: f"{100 * f / cap:.1f}"), "")
 
 
 def _needs(plan: Row) -> Table:

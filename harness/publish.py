@@ -12,7 +12,7 @@ import shlex
 import shutil
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class Row:
     def settings(self) -> str:
         """Hyperparameters given by hand in any of the runs; defaults are not repeated."""
         names = sorted({name for r in self.runs for name in r.identity.passed})
-        values = {**self.first.identity.passed, **self.first.identity.hyperparameters}
+        values = {**self.first.identity.passed, **_hyperparameters(self.first)}
         return ", ".join(f"{name}={values.get(name)}" for name in names)
 
     @property
@@ -83,6 +83,16 @@ class Row:
     def spent(self) -> float:
         """Mean billed FLOPs as a multiple of the 1x budget."""
         return sum(r.total_model_flops * self.multiple / r.identity.budget.flops for r in self.runs) / len(self.runs)
+
+    @property
+    def amortised(self) -> bool:
+        """Whether what it trained on was learned, and paid for, by other runs."""
+        return self.first.reports.reused is not None
+
+    @property
+    def first_use(self) -> float:
+        """`spent`, with what those runs have paid for the learning."""
+        return sum(r.first_use_flops * self.multiple / r.identity.budget.flops for r in self.runs) / len(self.runs)
 
     @property
     def discarded(self) -> float:
@@ -210,19 +220,29 @@ def _workload(r: Record) -> str:
 
 
 def _entry(r: Record) -> str:
-    i = r.identity
-    return canonical([i.strategy, i.source_sha256, i.hyperparameters, i.lr, i.budget.multiple])
+    i, reused = r.identity, r.reports.reused
+    learned = [reused.lr, reused.budget] if reused else []
+    return canonical([i.strategy, i.source_sha256, _hyperparameters(r), i.lr, i.budget.multiple, *learned])
+
+
+def _hyperparameters(r: Record) -> dict[str, Any]:
+    """As they tell rows apart: a mixture of another run by that run's id, or as one learned with the run's own seed."""
+    values, reused = r.identity.hyperparameters, r.reports.reused
+    if reused is None:
+        return values
+    source = "of the same seed" if reused.seed == r.identity.seed else reused.id
+    return {k: source if isinstance(v, Mapping) and v.get("run") == reused.id else v for k, v in values.items()}
 
 
 def section(records: Sequence[Record]) -> Section:
-    """The rows of one workload: by budget, 1x first, and by falling score."""
+    """The rows of one workload: by budget, 1x first, and by falling score; amortised ones come after the others."""
     rows = [Row(tuple(sorted(g, key=lambda r: (r.identity.seed, r.id)))) for g in _grouped(records, _entry)]
     budgets = []
     for multiple in sorted({row.multiple for row in rows}, key=lambda m: (m != 1, m)):
         peers = [row for row in rows if row.multiple == multiple]
         reference = _reference(peers)
         peers = [replace(row, reference=reference, hints=_hints(row, rows)) for row in peers]
-        budgets.append((multiple, tuple(sorted(peers, key=lambda row: (-row.score.value, row.label)))))
+        budgets.append((multiple, tuple(sorted(peers, key=lambda row: (row.amortised, -row.score.value, row.label)))))
     whole = [r for r in records if r.reports.base_scores.keys() == r.scores.keys()]
     base = tuple(sorted({b for r in whole if (b := r.macro_base) is not None}))
     return Section("w-" + digest(_workload(records[0]))[:12], records[0], tuple(budgets), base)
@@ -268,7 +288,7 @@ def command(r: Record) -> str:
 def picture(s: Section) -> Markup:
     """The section's SVG, to stand inside the page. Rows that billed nothing have no place on a logarithmic axis."""
     rows = [(row, row.score) for row in s.rows if row.spent > 0]
-    points = [Point(r.strategy, r.label, r.multiple, r.spent, e.value, e.low, e.high) for r, e in rows]
+    points = [Point(r.strategy, r.label, r.multiple, r.first_use, e.value, e.low, e.high) for r, e in rows]
     return Markup(draw(points, s.base[0] if s.base else None)) if points else Markup()
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, ValidationError
 
 from harness.errors import HarnessError
 from harness.paths import digest, write_atomic
@@ -92,11 +92,21 @@ class TaskScore(_Part):
     items_sha256: str
 
 
+class Reused(_Part):
+    """The run whose learned mixture this one trained on, and the model FLOPs that it was billed until the mixture was known."""
+
+    id: str
+    flops: NonNegativeInt
+    seed: int
+    lr: FiniteFloat
+    budget: FiniteFloat
+
+
 class Reports(_Part):
     overlap: dict[str, Any]
     backend_gate: dict[str, Any] | None = None
     seconds_outside_verbs: float
-    reused: dict[str, Any] | None = None
+    reused: Reused | None = None
     limit: int | None
     scorer: str | None
     backend: dict[str, Any] | None = None
@@ -127,6 +137,11 @@ class Record(_Part):
     events: list[Event]
     scores: dict[str, TaskScore]
     reports: Reports
+
+    @property
+    def first_use_flops(self) -> int:
+        """All billed FLOPs, with what another run has paid for the mixture that this one took over."""
+        return self.total_model_flops + (self.reports.reused.flops if self.reports.reused else 0)
 
     @property
     def macro(self) -> float:

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from harness.api import Lab
+from harness.api import Lab, LearnedMixture
 from harness.errors import HarnessError, unknown
 from harness.paths import asset, digest
 
@@ -40,6 +40,12 @@ class Plugin:
     def fields(self) -> dict[str, Any]:
         """Hyperparameters and their defaults."""
         return {f.name: f.default for f in dataclasses.fields(self.cls)}
+
+    @property
+    def reusing(self) -> set[str]:
+        """The fields that take a mixture which another run has learned."""
+        hints = inspect.get_annotations(self.cls, eval_str=True)
+        return {f.name for f in dataclasses.fields(self.cls) if LearnedMixture in get_args(hints.get(f.name))}
 
     def build(self, options: Mapping[str, str]) -> Any:
         """The strategy with these hyperparameters, `key=value` texts read by the field's type."""
@@ -79,6 +85,11 @@ class Composed:
         if len(self.parts) == 1:
             return self.parts[0].source_sha256
         return digest([part.source_sha256 for part in self.parts])
+
+    def apart(self, options: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+        """Options that hold values, and those that name a run whose mixture is to be taken."""
+        taken = {k: t for k, t in options.items() if k.rpartition(".")[2] in self.parts[self._owner(k)].reusing}
+        return {k: t for k, t in options.items() if k not in taken}, taken
 
     def build(self, options: Mapping[str, str]) -> Built:
         """All parts with their options: `key=value`, or `part.key=value` where two parts have the key."""

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness import RULES_VERSION, models, record, registry
+from harness import RULES_VERSION, models, record, registry, reuse
 from harness.data import Item, Row, check_disjoint, content_digest, load_rows, tokenise
 from harness.errors import HarnessError, unknown
 from harness.flops import Arch
 from harness.interpreter import vllm_interpreter
+from harness.paths import canonical
 from harness.suite import MODES, Suite, load_suite
 
 Rows = dict[str, dict[str, list[Row]]]
@@ -53,6 +54,7 @@ class Plan:
     train: dict[str, list[Item]]
     validation: dict[str, list[Item]]
     rows: Rows
+    reused: record.Reused | None = None  # the run whose mixture this one trains on, and what learning it cost
 
     @property
     def folder(self) -> Path:
@@ -67,7 +69,8 @@ def prepare(request: Request, weights: bool = True) -> Plan:
     suite_name = request.suite if request.suite is not None else ("pocket" if request.model == "pocket" else "bbh")
     suite = load_suite(suite_name)
     plugin = registry.resolve(request.strategy)
-    strategy = plugin.build(request.options)
+    options, taken = plugin.apart(request.options)
+    strategy = plugin.build(options)
     mode = next((m for m in MODES if m == request.mode), None)
     if mode is None:
         raise unknown("mode", request.mode, MODES)
@@ -105,20 +108,22 @@ def prepare(request: Request, weights: bool = True) -> Plan:
         lr=request.lr or suite.train.rates(mode)[0],
         budget=record.BudgetSpec(multiple=request.budget, flops=flops),
         hyperparameters=strategy.hyperparameters,
-        passed=dict(request.options),
+        passed=options,
         source_sha256=plugin.source_sha256,
         suite_sha256=suite.sha256(mode),
         data_sha256={s: _content(r) for s, r in rows.items()},
     )
     run_id = record.run_id(identity, model.revision, request.limit, RULES_VERSION)
     workload = record.workload_id(identity, model.revision, request.limit)
-    return Plan(request, suite, suite_name, model, arch, strategy, identity, run_id, workload, train, validation, rows)
+    plan = Plan(request, suite, suite_name, model, arch, strategy, identity, run_id, workload, train, validation, rows)
+    return _reusing(plan, plugin, taken, weights) if taken else plan
 
 
 def vary(plan: Plan, request: Request) -> Plan:
     """What `prepare` says of a request that shares suite, model, mode and limit with `plan`; nothing is read again."""
     plugin = registry.resolve(request.strategy)
-    strategy = plugin.build(request.options)
+    options, taken = plugin.apart(request.options)
+    strategy = plugin.build(options)
     flops = budget_flops(plan.suite, plan.arch, plan.train, request.budget)
     update = {
         "strategy": plugin.name,
@@ -126,12 +131,33 @@ def vary(plan: Plan, request: Request) -> Plan:
         "lr": request.lr or plan.suite.train.rates(plan.identity.mode)[0],
         "budget": record.BudgetSpec(multiple=request.budget, flops=flops),
         "hyperparameters": strategy.hyperparameters,
-        "passed": dict(request.options),
+        "passed": options,
         "source_sha256": plugin.source_sha256,
     }
     identity = plan.identity.model_copy(update=update)
     run_id = record.run_id(identity, plan.model.revision, request.limit, RULES_VERSION)
-    return replace(plan, request=request, strategy=strategy, identity=identity, id=run_id)
+    plan = replace(plan, request=request, strategy=strategy, identity=identity, id=run_id, reused=None)
+    return _reusing(plan, plugin, taken, weights=True) if taken else plan
+
+
+def _reusing(plan: Plan, plugin: registry.Composed, taken: Mapping[str, str], weights: bool) -> Plan:
+    """`plan`, which learns its mixture, as the run that takes it from another one: by that run's id, never by a path."""
+    (key, text), *more = taken.items()
+    if more:
+        raise HarnessError(f"options {key} and {more[0][0]}: one mixture at most can be taken from another run")
+    request, mine = plan.request, plan.identity
+    try:
+        source = reuse.find(text, request.runs, mine.seed, plan.id if weights else None)
+        reuse.same_workload(source, mine, request.limit, plan.workload if weights else None)
+        mixture, reused = reuse.taken(source, mine, plan.strategy, sorted(plan.train))
+    except HarnessError as error:
+        raise HarnessError(f"option {key}={text!r} of {plugin.name}: {error}") from None
+    options = {**mine.passed, key: canonical({"run": mixture.run, "weights": mixture.weights})}
+    strategy = plugin.build(options)
+    update = {"hyperparameters": strategy.hyperparameters, "passed": {**mine.passed, key: mixture.run}}
+    identity = mine.model_copy(update=update)
+    run_id = record.run_id(identity, plan.model.revision, request.limit, RULES_VERSION)
+    return replace(plan, strategy=strategy, identity=identity, id=run_id, reused=reused)
 
 
 def _content(rows: Mapping[str, list[Row]]) -> str:

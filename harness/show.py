@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.errors import HarnessError
-from harness.record import Record, read
+from harness.record import Record, Reused, read
 
 
 def tables(record: Record) -> None:
@@ -56,11 +56,20 @@ def _ledger(record: Record) -> Table:
             share = f"{100 * record.total_model_flops / max(1, record.identity.budget.flops):.1f} of cap"
             table.add_section()
             table.add_row("billed", f"{record.total_model_flops:.4g}", share, "", "")
+            if record.reports.reused:
+                _add_reused(table, record, record.reports.reused)
             table.add_section()
         if row.model_flops or phase == "train":
             billed = f"{100 * row.model_flops / total:.1f}" if phase not in ("look", "score") else "not billed"
             table.add_row(phase, f"{row.model_flops:.4g}", billed, f"{row.tokens:,}", f"{row.seconds:.1f}")
     return table
+
+
+def _add_reused(table: Table, record: Record, reused: Reused) -> None:
+    """What the mixture had cost the run that learned it, and both together."""
+    share = f"{100 * record.first_use_flops / max(1, record.identity.budget.flops):.1f} of cap"
+    table.add_row(f"mixture of {reused.id}", f"{reused.flops:.4g}", "billed there", "", "")
+    table.add_row("at first use", f"{record.first_use_flops:.4g}", share, "", "")
 
 
 def listing(what: str, runs: Path) -> list[dict[str, Any]]:

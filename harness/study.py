@@ -50,6 +50,11 @@ class Row:
         return sum(r.total_model_flops for r in self.records) / len(self.records)
 
     @property
+    def first_use(self) -> float:
+        """The same with what other runs have paid for the mixtures that these took over."""
+        return sum(r.first_use_flops for r in self.records) / len(self.records)
+
+    @property
     def discarded(self) -> float:
         """Mean share of the billed FLOPs that trained weights which were thrown away."""
         return sum(r.ledger["discarded"].model_flops / max(1, r.total_model_flops) for r in self.records) / len(
@@ -166,6 +171,7 @@ def as_dict(row: Row) -> dict[str, Any]:
     known = bool(row.records)
     facts |= {
         "billed_flops": row.billed if known else None,
+        "first_use_flops": row.first_use if known else None,
         "discarded": row.discarded if known else None,
         "finished": row.finished,
     }
@@ -207,6 +213,10 @@ def notes(found: Sequence[Row]) -> list[str]:
         f"vs {REFERENCE}: points and 95 % interval, paired on the same seeds",
         "FLOPs: billed, mean of a run; disc.: the share of them that was rolled back",
     ]
+    for r in (r for r in found if r.records and r.first_use > r.billed):
+        said.append(
+            f"{r.entry}: amortised; {_flops(r.first_use)} FLOPs at first use, with the learning of its mixtures"
+        )
     cut = sum(len(r.records) - r.finished for r in found)
     if cut:
         runs = sum(len(r.records) for r in found)

@@ -228,6 +228,17 @@ class Mixture:
         return replace(self, weights={t: tasks.count(t) / len(ids) for t in sorted(set(tasks))}, sequence=ids)
 
 
+@dataclass(frozen=True)
+class LearnedMixture:
+    """Task weights (sum 1) that the run named `run` has learned.
+
+    A strategy's field of type `LearnedMixture | None` takes them: `-o FIELD=RUN_DIR` (docs/adr/0008-learned-mixtures.md).
+    """
+
+    run: str
+    weights: Mapping[str, float]
+
+
 def check_weights(weights: Mapping[str, float], tasks: Mapping[str, TaskInfo]) -> dict[str, float]:
     """Validated, normalised weights of known tasks; tasks of weight 0 are dropped. Raises HarnessError."""
     for task, weight in weights.items():

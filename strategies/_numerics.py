@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.api import Array, Distribution, Example, HarnessError, Lab, Mixture
+from harness.api import Array, Distribution, Example, HarnessError, Lab, LearnedMixture, Mixture
 
 # --- minibatch selection: N candidates, K_NN their gradients' inner products, s_N those with the mean anchor gradient
 
@@ -200,11 +200,23 @@ def task_means(items: Sequence[Example], values: Sequence[float]) -> Array:
 
 
 def learned(lab: Lab, p_n: Array, **more: Any) -> dict[str, float]:
-    """Weights by task, written into the record with their L1 distance to uniform."""
-    weights = dict(zip(sorted(lab.tasks), (float(x) for x in p_n), strict=True))
+    """Weights by task, written into the record with their L1 distance to uniform.
+
+    They are what the record says, so that a run which takes them over trains on the same numbers.
+    """
+    weights = {task: round(float(x), 9) for task, x in zip(sorted(lab.tasks), p_n, strict=True)}
     distance = float(np.abs(p_n - 1 / len(p_n)).sum())
-    lab.log("weights", {"weights": {t: round(x, 6) for t, x in weights.items()}, "l1": round(distance, 6)} | more)
+    lab.log("weights", {"weights": weights, "l1": round(distance, 6)} | more)
     return weights
+
+
+def known(lab: Lab, mixture: LearnedMixture | None = None) -> dict[str, float] | None:
+    """Weights that need no learning, written into the record: another run's, or those of the only task; else None."""
+    if mixture is not None:
+        return learned(lab, np.array([mixture.weights[task] for task in sorted(lab.tasks)]), run=mixture.run)
+    if len(lab.tasks) == 1:
+        return learned(lab, np.ones(1), note="one task: there is nothing to learn")
+    return None
 
 
 def brief(M: Array, most: int = 4000) -> Array:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.api import Array, Lab, Selection
-from strategies._numerics import domains, group_weights, learned, tilted
+from harness.api import Array, Lab, LearnedMixture, Selection
+from strategies._numerics import domains, group_weights, known, learned, tilted
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,13 @@ class DoGE:
     anchors: int = 8  # validation examples a step
     items: int = 32  # of each task, at most, from which they are drawn
     layers: int = 3  # gradients of the last blocks' matrices
+    mixture: LearnedMixture | None = None  # weights that another run has learned: no proxy
 
     def run(self, lab: Lab) -> None:
+        lab.train(lab.mixture(known(lab, self.mixture) or self.learn(lab)))
+
+    def learn(self, lab: Lab) -> dict[str, float]:
+        """The mean of the proxy's weights."""
         tasks, uniform = sorted(lab.tasks), np.full(len(lab.tasks), 1 / len(lab.tasks))
         held = [e for t in tasks for e in lab.sample(t, min(self.items, lab.tasks[t].n_validation), "validation")]
 
@@ -45,7 +50,7 @@ class DoGE:
             steps = child.train(child.uniform(), keep="none", select=select).steps
             p = child.state["alpha.sum"]
             p = p / p.sum()
-        lab.train(lab.mixture(learned(lab, p, steps=steps)))
+        return learned(lab, p, steps=steps)
 
     def updated(self, alpha: Array, W: Array, lr: float) -> Array:
         """alpha exp(lr W / mu), normalised; W (n,): the agreement of each task's gradient with the target's."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.api import Array, ExampleWeights, Lab
-from strategies._numerics import group_weights, learned, tilted
+from harness.api import Array, ExampleWeights, Lab, LearnedMixture
+from strategies._numerics import group_weights, known, learned, tilted
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,13 @@ class DoReMi:
     reference: float = 0.1  # of the budget, for the reference model on the proportional mixture
     proxy: float = 0.2  # of the budget, for the proxy
     steps: int = 200_000  # of the proxy, at most
+    mixture: LearnedMixture | None = None  # weights that another run has learned: neither reference nor proxy
 
     def run(self, lab: Lab) -> None:
+        lab.train(lab.mixture(known(lab, self.mixture) or self.learn(lab)))
+
+    def learn(self, lab: Lab) -> dict[str, float]:
+        """The mean of the proxy's weights."""
         tasks = sorted(lab.tasks)
         reference = lab.checkpoint()
         with lab.fork("proxy", budget=f"{self.reference} budget") as child:
@@ -39,7 +44,7 @@ class DoReMi:
                 child.train(child.just(batch), "1 step", keep="none", example_weights=weigher(alpha, dom_N))
                 trail.append(alpha)
         p = np.mean(trail, axis=0) if trail else alpha
-        lab.train(lab.mixture(learned(lab, p, steps=len(trail), last=alpha.round(6))))
+        return learned(lab, p, steps=len(trail), last=alpha.round(6))
 
     def updated(self, alpha: Array, excess: Array) -> Array:
         """alpha exp(eta excess), normalised, and smoothed with the uniform distribution."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.api import Array, Lab
-from strategies._numerics import brief, common, learned, looked, losses, rounds, task_means
+from harness.api import Array, Lab, LearnedMixture
+from strategies._numerics import brief, common, known, learned, looked, losses, rounds, task_means
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,13 @@ class RegMix:
     strongest: float = 5.0  # and this
     candidates: int = 100_000  # mixtures whose loss is predicted, of concentration 1 a task
     best: int = 100  # of them are averaged
+    mixture: LearnedMixture | None = None  # weights that another run has learned: no proxies
 
     def run(self, lab: Lab) -> None:
+        lab.train(lab.mixture(known(lab, self.mixture) or self.learn(lab)))
+
+    def learn(self, lab: Lab) -> dict[str, float]:
+        """The mixture of the lowest predicted loss, from short runs on others."""
         tasks, held = sorted(lab.tasks), rounds(lab, self.items)
         prior = np.array([lab.tasks[task].n_train for task in tasks], float) ** self.temperature
         X = self.mixtures(lab.rng, prior, self.runs or max(4, 2 * len(tasks)))
@@ -38,7 +43,7 @@ class RegMix:
         lab.log("proxies", {"mixtures": brief(X), "loss": y, "items": len(items), "coefficients": b})
         Z = lab.rng.dirichlet(len(tasks) * prior / prior.sum(), self.candidates)
         best = Z[np.argsort(Z @ b, kind="stable")[: self.best]].mean(0)
-        lab.train(lab.mixture(learned(lab, best, predicted=float(best @ b), uniform=float(b.mean()))))
+        return learned(lab, best, predicted=float(best @ b), uniform=float(b.mean()))
 
     def mixtures(self, rng: np.random.Generator, prior: Array, n: int) -> Array:
         """(n, tasks) draws around the prior, of every strength."""

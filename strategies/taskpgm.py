@@ -16,13 +16,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.api import Array, Distribution, Example, Lab
+from harness.api import Array, Distribution, Example, Lab, LearnedMixture
 from strategies._numerics import (
     apportion,
     brief,
     common,
     definite,
     greedy_support,
+    known,
     learned,
     looked,
     project,
@@ -48,8 +49,20 @@ class TaskPGM:
     items: int = 32  # validation items of each task that a proxy looks at, at most
     proxy: str | None = None  # another model for the proxies, a name as --model takes it
     faithful: bool = False  # as released; see above
+    mixture: LearnedMixture | None = None  # weights that another run has learned: no proxies
 
     def run(self, lab: Lab) -> None:
+        tasks = sorted(lab.tasks)
+        weights = known(lab, self.mixture) or self.learn(lab)
+        p, sizes = np.array([weights[t] for t in tasks]), np.array([lab.tasks[t].n_train for t in tasks])
+        total = max(1, round(self.B * sizes.sum()))
+        numbers = lab.rng.multinomial(total, p / p.sum()) if self.faithful else apportion(p, total, sizes)
+        counts = dict(zip(tasks, numbers.tolist(), strict=True))
+        lab.log("counts", counts)
+        lab.train(lab.counts(counts, replacement=self.faithful))
+
+    def learn(self, lab: Lab) -> dict[str, float]:
+        """The weights of least energy, from a model of each task."""
         tasks, held = sorted(lab.tasks), rounds(lab, self.items)
         share = self.proxies / len(tasks)
         seen = [looked(lab, lab.only(task), held, self.view, share, self.looks, self.proxy) for task in tasks]
@@ -57,13 +70,7 @@ class TaskPGM:
         S = self.pmi(items, views) if self.affinity == "pmi" else self.jsd(lab, items, views)
         lab.log("affinity", {"tasks": tasks, "items": len(items), "S": brief(S)})
         p, terms = self.weights(S)
-        learned(lab, p, **terms)
-        sizes = np.array([lab.tasks[task].n_train for task in tasks])
-        total = max(1, round(self.B * sizes.sum()))
-        numbers = lab.rng.multinomial(total, p) if self.faithful else apportion(p, total, sizes)
-        counts = dict(zip(tasks, numbers.tolist(), strict=True))
-        lab.log("counts", counts)
-        lab.train(lab.counts(counts, replacement=self.faithful))
+        return learned(lab, p, **terms)
 
     def view(self, child: Lab, examples: Sequence[Example]) -> Sequence[Any]:
         """What a single-task model says of examples."""

@@ -37,6 +37,7 @@ def make_record(
     source: str = "source",
     data: str = "data",
     error: str | None = None,
+    reused: Mapping[str, Any] | None = None,
 ) -> Record:
     """A record whose id and workload are the true hashes. `phases`: model FLOPs, {"train": the whole cap} by default."""
     values = dict(SCORES if scores is None else scores) if status != "failed" else {}
@@ -83,6 +84,7 @@ def make_record(
             base_scores=dict.fromkeys(values, 0.1) if base is None else dict(base),
             checkpoints_peak=1,
             error=error,
+            reused=None if reused is None else record.Reused(**{"lr": lr, "budget": 1.0} | reused),
         ),
     )
 

@@ -434,6 +434,17 @@ def test_a_row_without_records_and_the_forms(tmp_path):
     assert second.startswith("a|b,pocket,pocket,full,1.0,0,1,,,,")
 
 
+def test_rows_that_took_mixtures_over_show_the_price_at_first_use(tmp_path):
+    reused = {"id": 16 * "a", "flops": 250_000, "seed": 0}
+    cells = cells_of(tmp_path, "proportional", [(0, 0.5)])
+    cells += cells_of(tmp_path, "taskpgm mixture=runs", [(0, 0.6)], passed={"mixture": 16 * "a"}, reused=reused)
+    plain, taken = study.rows(cells)
+    assert (plain.first_use, taken.billed, taken.first_use) == (1_000_000, 1_000_000, 1_250_000)
+    assert study.as_dict(taken)["first_use_flops"] == 1_250_000
+    (said,) = (note for note in study.notes([plain, taken]) if "amortised" in note)
+    assert said == "taskpgm mixture=runs: amortised; 1.25e6 FLOPs at first use, with the learning of its mixtures"
+
+
 def test_the_learning_rate_is_chosen_on_validation_and_marked(tmp_path):
     def look(r, match, loss):
         last = [record.CurvePoint(billed_flops=9, task=t, loss=loss, exact_match=match) for t in r.scores]

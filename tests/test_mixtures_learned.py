@@ -45,8 +45,8 @@ def test_each_pays_for_what_it_learns_and_repeats_itself(name, toy, tiny, tmp_pa
         assert min(said["weights"].values()) >= 0
         assert sum(said["weights"].values()) == pytest.approx(1, abs=1e-5)
         assert said["l1"] == pytest.approx(sum(abs(x - 1 / 3) for x in said["weights"].values()), abs=1e-4)
-    trained = {t: round(x, 5) for t, x in core.trail.mixtures[-1]["weights"].items()}
-    assert trained == {t: round(x, 5) for t, x in logs["weights"][-1]["weights"].items() if x}
+    trained = core.trail.mixtures[-1]["weights"]
+    assert trained == pytest.approx({t: x for t, x in logs["weights"][-1]["weights"].items() if x}, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", [*sorted(SHARES), "taskpgm"])

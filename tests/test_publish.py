@@ -169,6 +169,47 @@ def test_a_default_given_by_hand_is_the_same_row():
     assert len(section([by_hand, make_record("s", 1, hyperparameters={"beta": 1.0})]).rows) == 1
 
 
+def reusing(seed, of, value, flops=300_000, **kw):
+    """A run that trained on the mixture of run `of`, a letter, learned with the seed `learned`."""
+    weights = {"run": 16 * of, "weights": {"a": 0.25, "b": 0.75}}
+    reused = {"id": 16 * of, "flops": flops, "seed": kw.pop("learned", seed)}
+    given = {"hyperparameters": {"mixture": weights}, "reused": reused} | kw
+    return make_record("taskpgm", seed, {"a": value, "b": value}, **given)
+
+
+def test_amortised_rows_stand_after_the_ranked_ones_and_show_both_prices(tmp_path):
+    ranked = [*seeds(2, 0.4), make_record("taskpgm", 0, {"a": 0.5, "b": 0.5}, hyperparameters={"mixture": None})]
+    taken = [reusing(0, "a", 0.9), reusing(1, "b", 0.7, flops=500_000)]
+    rows = section([*ranked, *taken]).rows
+    assert [(row.strategy, row.amortised, len(row.runs)) for row in rows] == [
+        ("taskpgm", False, 1),
+        ("proportional", False, 2),
+        ("taskpgm", True, 2),
+    ]
+    assert rows[2].spent == 1.0
+    assert rows[2].first_use == pytest.approx(1.4)
+    assert rows[2].difference.value == pytest.approx(0.8 - 0.405)
+    shown = page(tmp_path, *ranked, *taken)
+    cells = next(c for c in shown.cells if "amortised" in c[0])
+    assert "at first use 1.4x" in " ".join(cells[5].split())
+    assert shown.text.count("amortised") >= 3  # the row, the legend, the caption
+    run = Page((tmp_path / "out" / "runs" / f"{taken[0].id}.html").read_text())
+    assert run.row("at first use")[1] == "1.30e6"
+    assert run.row("mixture of " + 16 * "a")[1] == "3.00e5"
+    assert "mixture=" + 16 * "a" in run.text
+
+
+def test_a_mixture_of_each_seeds_own_is_one_row_and_one_for_all_seeds_another():
+    own = [reusing(seed, "abc"[seed], 0.5) for seed in range(3)]
+    given = [reusing(seed, "a", 0.5, learned=7, passed={"mixture": 16 * "a"}) for seed in range(3)]
+    short = [reusing(seed, "def"[seed], 0.5) for seed in range(3)]
+    for r in short:
+        r.reports.reused.budget = 0.5
+    rows = section([*own, *given, *short]).rows
+    assert [len(row.runs) for row in rows] == [3, 3, 3]
+    assert sorted(row.settings for row in rows) == ["", "", "mixture=" + 16 * "a"]
+
+
 @pytest.mark.parametrize(
     "other",
     [{"suite": "bbh"}, {"model": "m/n"}, {"mode": "lora"}, {"limit": 8}, {"data": "else"}, {"scores": {"a": 0.5}}],
