@@ -112,7 +112,13 @@ class Engine:
             inject(lm, lora, seed)
         self.model = self.accelerator.prepare(SupervisedLM(lm).train())
         self._start: Tensors | None = self.weights() if lora else None
-        self.fresh_optimizer()
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        spec = self.spec
+        self.optimizer = self.accelerator.prepare(
+            torch.optim.AdamW(
+                trained, lr=0.0, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True
+            )
+        )
 
     @property
     def device(self) -> torch.device:
@@ -124,14 +130,8 @@ class Engine:
         return self.accelerator.unwrap_model(self.model).lm
 
     def fresh_optimizer(self) -> None:
-        """AdamW with empty moments."""
-        groups = [p for p in self.model.parameters() if p.requires_grad]
-        spec = self.spec
-        self.optimizer = self.accelerator.prepare(
-            torch.optim.AdamW(
-                groups, lr=0.0, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True
-            )
-        )
+        """AdamW with empty moments: the same object, for accelerate would keep every one that it has prepared."""
+        self.optimizer.state.clear()
 
     def packs(self, items: Sequence[Item]) -> Iterator[Pack]:
         """Micro-batches on the device; each item lies whole in one of them."""
