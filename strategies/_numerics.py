@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -259,19 +260,31 @@ def stationary(S: Array, c: Array) -> Array:
     return p
 
 
-def simplex_qp(S: Array, c: Array) -> Array:
+def at_rest(S: Array, c: Array) -> Array:
+    """The same for positive definite S, by elimination; by pseudo-inverse where that was not exact."""
+    with np.errstate(all="ignore"), suppress(np.linalg.LinAlgError):
+        x, y = np.linalg.solve(S, np.stack([c, np.ones(len(c))], 1)).T
+        p: Array = x - (x.sum() - 1) / y.sum() * y
+        gradient = S @ p - c
+        exact = np.ptp(gradient) <= 1e-11 * max(np.abs(S).max(), np.abs(c).max()) and abs(p.sum() - 1) <= 1e-11
+        if exact and y.sum() > 0:
+            return p
+    return stationary(S, c)
+
+
+def simplex_qp(S: Array, c: Array, start: Array | None = None) -> Array:
     """The minimiser over the simplex of <p, S p> / 2 - <c, p> for positive definite S: a primal active-set method.
 
-    Each round solves on the support; it drops the task that is the first to reach 0 on the way there, or, once there,
-    adds the one whose multiplier is most negative. The value falls in every round, so it ends after finitely many.
+    It begins at the stationary point, projected, or at `start`, a point of the simplex. Each round solves on the support;
+    it drops the task that is the first to reach 0 on the way there, or, once there, adds the one whose multiplier is
+    most negative. The value falls in every round, so it ends after finitely many.
     """
     n, tol = len(c), 1e-10 * max(float(np.abs(S).max()), float(np.abs(c).max()))
-    p: Array = np.zeros(n)
-    p[int(np.argmin(S.diagonal() / 2 - c))] = 1.0
+    p: Array = project(at_rest(S, c)) if start is None else start
     support = p > 0
     while True:
         q = np.zeros(n)
-        q[support] = stationary(S[np.ix_(support, support)], c[support])
+        q[support] = at_rest(S[np.ix_(support, support)], c[support])
         if (falls := support & (q <= 0)).any():
             way = np.where(falls, p / np.where(falls, p - q, 1.0), np.inf)
             if way.min() <= 0.0:  # the newcomer cannot move: optimal as far as numbers go
@@ -289,16 +302,17 @@ def simplex_qp(S: Array, c: Array) -> Array:
 
 def greedy_support(S: Array, c: Array, m: int) -> Array:
     """(m,) tasks, in the order of their picks, each the one that lowers the least energy on the chosen ones most."""
-    chosen: list[int] = []
+    chosen = [int(np.argmin(S.diagonal() / 2 - c))]
+    best: Array = np.ones(1)
     while len(chosen) < min(m, len(c)):
-
-        def least(i: int) -> float:
+        found: dict[int, tuple[float, Array]] = {}
+        for i in set(range(len(c))) - set(chosen):
             at = [*chosen, i]
             within = S[np.ix_(at, at)]
-            p = simplex_qp(within, c[at])
-            return float(p @ within @ p / 2 - c[at] @ p)
-
-        chosen.append(min((i for i in range(len(c)) if i not in chosen), key=least))
+            p = simplex_qp(within, c[at], np.append(best, 0.0))
+            found[i] = float(p @ within @ p / 2 - c[at] @ p), p
+        chosen.append(min(found, key=lambda i: (found[i][0], i)))
+        best = found[chosen[-1]][1]
     return np.array(chosen)
 
 
