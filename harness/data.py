@@ -6,26 +6,32 @@ the prompt alone. The test split is read by the scoring process only.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import tempfile
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from harness import sources
 from harness.errors import HarnessError
-from harness.paths import digest
+from harness.paths import canonical
+from harness.spec import Source
 from harness.suite import Suite
 
-_JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+Raw = dict[str, list[sources.Text]]
+BATCH = 1000  # texts tokenised at a time: the library keeps offsets of all of them
 
 
 @dataclass(frozen=True)
 class Row:
-    """One item as text. `id` is `task/index`, with `v:` in front for validation and `t:` for test."""
+    """One item as text. `id` is `task/index`, with `v:` in front for validation and `t:` for test.
+
+    `fields` are those of the data set, for scoring tasks with rows of their own: lm-eval's task reads them.
+    """
 
     id: str
     task: str
@@ -33,6 +39,7 @@ class Row:
     target: str
     prompt: str
     completion: str
+    fields: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -52,9 +59,9 @@ class Item:
 
 def load_rows(suite: Suite, split: str, mirror: Path | None = None, limit: int | None = None) -> dict[str, list[Row]]:
     """The rows of a split by task, in the source's order. Raises HarnessError for a split that cannot be used."""
-    raw = _from_files(suite, split) if suite.data.files else _from_hub(suite, split, mirror)
+    raw = _raw(suite, split, mirror)
     pinned = suite.data.sha256.get(split)
-    found = content_digest(raw)
+    found = content_digest({task: [(r.input, r.target) for r in rows] for task, rows in raw.items()})
     if pinned and pinned != found:
         raise HarnessError(
             f"suite {suite.name}: the {split} split is not the data that the suite pins "
@@ -62,20 +69,51 @@ def load_rows(suite: Suite, split: str, mirror: Path | None = None, limit: int |
         )
     template = {key: _template(suite, key) for key in ("prompt", "completion")}
     prefix = {"train": "", "validation": "v:", "test": "t:"}[split]
+    foreign = split == "test" and bool(suite.scoring.tasks)
     rows: dict[str, list[Row]] = {}
-    for task in sorted(suite.tasks):
+    for task in sorted(suite.scored if foreign else suite.tasks):
         _usable(suite, task, split, raw.get(task, []))
         rows[task] = []
-        for i, (source, target) in enumerate(raw[task][:limit]):
-            fields = {"input": source, "target": target, "prefix": suite.tasks[task].prefix}
+        before = "" if foreign else suite.tasks[task].prefix
+        for i, one in enumerate(raw[task][:limit]):
+            fields = {"input": one.input, "target": one.target, "prefix": before}
             texts = {key: _render(suite, key, t, fields) for key, t in template.items()}
-            rows[task].append(Row(f"{prefix}{task}/{i}", task, source, target, **texts))
+            row = Row(
+                f"{prefix}{task}/{i}", task, one.input, one.target, **texts, fields=one.fields if foreign else None
+            )
+            rows[task].append(row)
     return rows
+
+
+def seen(suite: Suite, mirror: Path | None = None, limit: int | None = None) -> Iterator[tuple[str, str]]:
+    """(input, target) of every row that is trained or validated on; unrendered, and not all in memory at once."""
+    for split in ("train", "validation"):
+        counts: Counter[str] = Counter()
+        rows = (
+            sources.read(suite, split, mirror)
+            if suite.data.sources
+            else (row for group in _raw(suite, split, mirror).values() for row in group)
+        )
+        for row in rows:
+            counts[row.task] += 1
+            if limit is None or counts[row.task] <= limit:
+                yield row.input, row.target
+
+
+def _raw(suite: Suite, split: str, mirror: Path | None) -> Raw:
+    if suite.data.files and not (split == "test" and suite.scoring.tasks):
+        return _from_files(suite, split)
+    if suite.data.hub and not (split == "test" and suite.scoring.tasks):
+        return _from_hub(suite, split, mirror)
+    raw: Raw = {}
+    for row in sources.read(suite, split, mirror):
+        raw.setdefault(row.task, []).append(row)
+    return raw
 
 
 def _template(suite: Suite, key: str) -> jinja2.Template:
     try:
-        return _JINJA.from_string(getattr(suite.template, key))
+        return sources.JINJA.from_string(getattr(suite.template, key))
     except jinja2.TemplateError as error:
         raise HarnessError(f"suite {suite.name}: template.{key}: {error}") from None
 
@@ -88,14 +126,26 @@ def _render(suite: Suite, key: str, template: jinja2.Template, fields: Mapping[s
 
 
 def content_digest(rows: Mapping[str, Iterable[tuple[str, str]]]) -> str:
-    """sha256 of (task, input, target) of all rows: where they came from does not matter, what they say does."""
-    return digest({task: [list(pair) for pair in pairs] for task, pairs in rows.items()})
+    """sha256 of (task, input, target) of all rows: where they came from does not matter, what they say does.
+
+    It is that of the canonical JSON of {task: [[input, target], ...]}, without that text in memory.
+    """
+    found = hashlib.sha256()
+    for start, task in zip(["{", *"," * len(rows)], sorted(rows), strict=False):
+        found.update(f"{start}{canonical(task)}:".encode())
+        mark = "["
+        for pair in rows[task]:
+            found.update((mark + canonical(list(pair))).encode())
+            mark = ","
+        found.update(b"]" if mark == "," else b"[]")
+    found.update(b"}" if rows else b"{}")
+    return found.hexdigest()
 
 
-def _usable(suite: Suite, task: str, split: str, rows: list[tuple[str, str]]) -> None:
+def _usable(suite: Suite, task: str, split: str, rows: list[sources.Text]) -> None:
     if not rows:
         raise HarnessError(f"suite {suite.name}: task {task!r} has an empty {split} split")
-    if len(rows) > 1 and len(set(rows)) == 1:
+    if len(rows) > 1 and len({(r.input, r.target) for r in rows}) == 1:
         raise HarnessError(
             f"suite {suite.name}: the {split} split of task {task!r} is one row repeated {len(rows)} times"
         )
@@ -109,34 +159,57 @@ def check_disjoint(suite: Suite, train: Mapping[str, list[Row]], validation: Map
             raise HarnessError(f"suite {suite.name}: every validation row of task {task!r} is also a training row")
 
 
-def _from_files(suite: Suite, split: str) -> dict[str, list[tuple[str, str]]]:
+def _from_files(suite: Suite, split: str) -> Raw:
     path = suite.folder / str(suite.data.files).replace("{split}", split)
-    rows: dict[str, list[tuple[str, str]]] = {}
+    rows: Raw = {}
     try:
-        with path.open(encoding="utf-8") as handle:
-            for number, line in enumerate(handle, 1):
-                if line.strip():
-                    _add(rows, line, f"{path.name}:{number}")
+        for number, found in enumerate(_parquet(path) if path.suffix == ".parquet" else _lines(path), 1):
+            if found is not None:
+                _add(rows, found, f"{path.name}:{number}")
     except OSError as error:
-        raise HarnessError(f"suite {suite.name}: {split} data: {error.strerror}: {path.name}") from None
+        reason = error.strerror or " ".join(str(error).split())
+        raise HarnessError(f"suite {suite.name}: {split} data: {reason}: {path.name}") from None
     strangers = sorted(set(rows) - set(suite.tasks))
     if strangers:
         raise HarnessError(f"suite {suite.name}: {path.name} has rows of task {strangers[0]!r}, which the suite lacks")
     return rows
 
 
-def _add(rows: dict[str, list[tuple[str, str]]], line: str, where: str) -> None:
+def _lines(path: Path) -> Iterator[Any]:
+    """A JSONL file's lines; None for empty ones, and what is not JSON as its text."""
+    with path.open(encoding="utf-8") as handle:
+        for line in handle:
+            try:
+                yield json.loads(line) if line.strip() else None
+            except ValueError:
+                yield line
+
+
+def _parquet(path: Path) -> Iterator[Any]:
+    import pyarrow
+    from pyarrow import parquet
+
     try:
-        row = json.loads(line)
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise HarnessError(f"{path.name}: {' '.join(str(error).split())[:120]}") from None
+
+
+def _add(rows: Raw, row: Any, where: str) -> None:
+    try:
         task, source, target = row["task"], row["input"], row["target"]
         if not all(isinstance(x, str) for x in (task, source, target)):
             raise TypeError
-    except (ValueError, KeyError, TypeError):
-        raise HarnessError(f"{where}: expected a JSON object with the strings 'task', 'input' and 'target'") from None
-    rows.setdefault(task, []).append((source, target))
+    except (KeyError, TypeError):
+        raise HarnessError(
+            f"{where}: expected a JSON object (or parquet row) with the strings 'task', 'input' and 'target'"
+        ) from None
+    rows.setdefault(task, []).append(sources.Text(task, source, target, {}))
 
 
-def _from_hub(suite: Suite, split: str, mirror: Path | None) -> dict[str, list[tuple[str, str]]]:
+def _from_hub(suite: Suite, split: str, mirror: Path | None) -> Raw:
     """Rows of a hub dataset at the indices that the suite's id file names."""
     ids = json.loads((suite.folder / str(suite.data.ids)).read_text(encoding="utf-8"))
     tables = hub_rows(suite, mirror)
@@ -145,51 +218,49 @@ def _from_hub(suite: Suite, split: str, mirror: Path | None) -> dict[str, list[t
         raise HarnessError(
             f"data {suite.data.hub!r}: task {strayed[0]!r} has {len(tables[strayed[0]])} rows, fewer than the id list names"
         )
-    return {task: [table[i] for i in ids[task][split]] for task, table in tables.items()}
+    return {t: [sources.Text(t, table[i][0], table[i][1], {}) for i in ids[t][split]] for t, table in tables.items()}
 
 
 def hub_rows(suite: Suite, mirror: Path | None) -> dict[str, list[tuple[str, str]]]:
     """All rows by task of the suite's hub dataset, or of its copy below DIR/datasets."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    hub, spec = str(suite.data.hub), suite.data
-    local = mirror / "datasets" / hub if mirror else None
-    copied = local is not None and local.is_dir()
+    spec = suite.data
     rows: dict[str, list[tuple[str, str]]] = {}
-    # The library's cache knows a folder by its name, not by what is in it: a mirror that changed would not be read again.
-    with tempfile.TemporaryDirectory() if copied else nullcontext() as cache:
-        for task in sorted(suite.tasks):
-            try:
-                table = datasets.load_dataset(
-                    str(local) if copied else hub,
-                    spec.config.format(task=task),
-                    split=spec.split,
-                    revision=None if copied else spec.revision,
-                    cache_dir=cache,
-                    keep_in_memory=copied,
-                )
-            except Exception as error:  # the library raises a dozen kinds for "not there"
-                reason = " ".join(str(error).split())[:160]
-                raise HarnessError(
-                    f"data {hub!r}: not to be had ({reason}); --mirror DIR looks in DIR/datasets/{hub} first"
-                ) from None
-            rows[task] = [(row["input"], row["target"]) for row in table]
+    for task in sorted(suite.tasks):
+        one = Source(
+            hub=spec.hub,
+            revision=spec.revision,
+            config=(spec.config.format(task=task),),
+            split=spec.split,
+            input="{{input}}",
+            target="{{target}}",
+        )
+        rows[task] = [(row["input"], row["target"]) for row in sources.rows(suite, one, spec.split, mirror)]
     return rows
 
 
-def tokenise(tokenizer: Any, rows: Mapping[str, list[Row]], max_length: int) -> dict[str, list[Item]]:
-    """Items by task. A prompt that does not fit is cut on the left; a completion that does not fit is an error."""
-    eos = tokenizer.eos_token_id
+def tokenise(
+    tokenizer: Any, rows: Mapping[str, list[Row]], max_length: int, cut: bool = False
+) -> dict[str, list[Item]]:
+    """Items by task. A prompt that does not fit is cut on the left; a completion that does not fit is an error.
+
+    With `cut` it ends where the room does, and then without EOS: half of the room is the prompt's if it needs that much.
+    """
     items: dict[str, list[Item]] = {}
+    shared: dict[int, int] = {}  # one object a token id: four fifths of what millions of tokens would take
     for task, group in rows.items():
-        prompts = tokenizer([r.prompt for r in group])["input_ids"]
-        completions = tokenizer([r.completion for r in group], add_special_tokens=False)["input_ids"]
         items[task] = []
-        for row, prompt, completion in zip(group, prompts, completions, strict=True):
-            target = [*completion, eos]
-            room = max_length - len(target)
-            if room < 1:
-                raise HarnessError(f"row {row.id}: its completion has {len(target)} tokens, max_length is {max_length}")
-            items[task].append(Item(row.id, task, tuple(prompt[-room:] + target), len(target)))
+        for part in (group[i : i + BATCH] for i in range(0, len(group), BATCH)):
+            prompts = tokenizer([r.prompt for r in part])["input_ids"]
+            completions = tokenizer([r.completion for r in part], add_special_tokens=False)["input_ids"]
+            for row, prompt, completion in zip(part, prompts, completions, strict=True):
+                target = [*completion, tokenizer.eos_token_id]
+                if cut:
+                    target = target[: max_length - min(len(prompt), max_length // 2)]
+                room = max_length - len(target)
+                if room < 1:
+                    raise HarnessError(
+                        f"row {row.id}: its completion has {len(target)} tokens, max_length is {max_length}"
+                    )
+                ids = tuple(shared.setdefault(i, i) for i in prompt[-room:] + target)
+                items[task].append(Item(row.id, task, ids, len(target)))
     return items

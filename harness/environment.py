@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness import record
@@ -14,8 +15,8 @@ from harness.suite import Suite
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "lm_eval", "peft", "numpy", "safetensors")
 
 
-def describe(suite: Suite, model: Model) -> record.Environment:
-    """The environment of this process."""
+def describe(suite: Suite, model: Model, revisions: Mapping[str, str | None]) -> record.Environment:
+    """The environment of this process; `revisions` are those of the data sets as they were read."""
     import torch
 
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"cpu ({platform.machine()})"
@@ -26,7 +27,7 @@ def describe(suite: Suite, model: Model) -> record.Environment:
         device=device,
         threads=torch.get_num_threads(),
         model_revision=model.revision,
-        data_revisions={suite.data.hub: suite.data.revision} if suite.data.hub else {},
+        data_revisions=suite.hubs | dict(revisions),
         template_sha256=suite.template_sha256,
     )
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from harness import stock
 from harness.errors import HarnessError
 from harness.suite import Suite
 
@@ -42,14 +42,13 @@ class Grader:
         return build_filter_ensemble(chosen, parts), kept
 
     def _config(self, task: str) -> dict[str, Any]:
-        include = self.suite.scoring.include
-        if include is None:
-            return OWN
-        import lm_eval
-        from lm_eval.tasks._yaml_loader import load_yaml
-
-        # With the functions that it names: most of BBH's filters are such.
-        return dict(load_yaml(Path(lm_eval.__file__).parent / "tasks" / include.format(task=task)))
+        if self.suite.scoring.tasks:
+            raise HarnessError(f"grade: suite {self.suite.name} scores other tasks than {task!r}")
+        include = self.suite.scored[task].include
+        found = stock.config(stock.path(self.suite.folder, include)) if include else OWN
+        if "process_results" in found:
+            raise HarnessError(f"grade: task {task!r} is scored by its own function, not by exact match of its text")
+        return found
 
     def correct(self, task: str, source: str, target: str, text: str) -> bool:
         """Whether `text`, generated for the prompt of `source`, is scored as `target`."""

@@ -1,6 +1,7 @@
 """lm-eval's side of a suite: the task files that it reads, and our items and scores from its samples.
 
-A stock task keeps its prompt and filters and gets the suite's held-out rows; a suite's own task gets its template.
+A stock task keeps its filters and metrics and gets the suite's held-out rows; its prompt too, unless the suite's template
+is what is trained on. A suite's own task gets its template.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness import stock
 from harness.data import Row
 from harness.errors import HarnessError
 from harness.flops import Arch
@@ -19,12 +21,11 @@ from harness.suite import Suite
 
 
 def max_new_tokens(suite: Suite) -> int:
-    return max(task.max_new_tokens or suite.scoring.max_new_tokens for task in suite.tasks.values())
+    return max(task.max_new_tokens for task in suite.scored.values())
 
 
 def write_tasks(suite: Suite, test: Mapping[str, list[Row]], raw: Path) -> dict[str, str]:
     """One lm-eval task file and one data file a task; returns lm-eval's task name -> ours."""
-    import lm_eval
     import yaml
 
     names = {}
@@ -32,23 +33,27 @@ def write_tasks(suite: Suite, test: Mapping[str, list[Row]], raw: Path) -> dict[
     (raw / "data").mkdir(exist_ok=True)
     for task, rows in test.items():
         data = raw / "data" / f"{task}.jsonl"
-        lines = [{"id": r.id, "input": r.input, "target": r.target, "prompt": r.prompt} for r in rows]
-        write_atomic(data, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_atomic(data, "".join(json.dumps(_doc(r), ensure_ascii=False, default=str) + "\n" for r in rows))
         name = f"harness_{suite.name}_{task}"
-        until = list(suite.scoring.until)
-        limit = suite.tasks[task].max_new_tokens or suite.scoring.max_new_tokens
+        how = suite.scored[task]
         config: dict[str, Any] = {
             "task": name,
             "dataset_path": "json",
             "dataset_name": f"{suite.name}_{task}",
             "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(raw / "cache")},
             "test_split": "test",
-            "generation_kwargs": {"until": until, "max_gen_toks": limit, "do_sample": False, "temperature": 0.0},
+            "generation_kwargs": {
+                "until": list(how.until),
+                "max_gen_toks": how.max_new_tokens,
+                "do_sample": False,
+                "temperature": 0.0,
+            },
         }
-        if suite.scoring.include:
-            stock = Path(lm_eval.__file__).parent / "tasks" / suite.scoring.include.format(task=task)
-            config = {"include": str(stock)} | config
-        else:
+        if how.include:
+            config = {"include": str(stock.path(suite.folder, how.include))} | config
+        if how.source is not None:
+            config |= OURS
+        if not how.include:
             config |= {
                 "output_type": "generate_until",
                 "doc_to_text": "{{prompt}}",
@@ -63,6 +68,29 @@ def write_tasks(suite: Suite, test: Mapping[str, list[Row]], raw: Path) -> dict[
     return names
 
 
+# What a stock task loses when its rows and prompt are the suite's: other splits, examples in the prompt, a description.
+OURS = {
+    "doc_to_text": "{{prompt}}",
+    "description": "",
+    "num_fewshot": 0,
+    "training_split": None,
+    "validation_split": None,
+    "fewshot_split": None,
+}
+
+
+def _doc(row: Row) -> dict[str, Any]:
+    """A row as lm-eval's task reads it: the data set's own fields, if the task has rows of its own, and the prompt."""
+    return (
+        {"id": row.id, "input": row.input, "target": row.target}
+        | dict(row.fields or {})
+        | {
+            "id": row.id,
+            "prompt": row.prompt,
+        }
+    )
+
+
 def task_items(
     suite: Suite, task: str, rows: list[Row], samples: list[Any], tokenizer: Any, arch: Arch
 ) -> tuple[list[dict[str, Any]], int, int]:
@@ -71,13 +99,14 @@ def task_items(
     Refuses prompts that differ from the suite's template: then training and scoring would not share them.
     """
     by_id: dict[str, dict[str, Any]] = {}
-    limit = suite.tasks[task].max_new_tokens or suite.scoring.max_new_tokens
-    flops = tokens = 0
-    prompts = {row.id: row.prompt for row in rows}
+    how = suite.scored[task]
+    limit, flops, tokens = how.max_new_tokens, 0, 0
+    known = {row.id: row for row in rows}
     for sample in samples:
         row_id = sample["doc"]["id"]
         prompt, response = sample["arguments"][0][0], sample["resps"][0][0]
-        if prompt != prompts[row_id]:
+        row = known[row_id]
+        if prompt != row.prompt:
             raise HarnessError(f"item {row_id}: lm-eval's prompt differs from the suite's template")
         item = by_id.get(row_id)
         if item is None:
@@ -85,23 +114,32 @@ def task_items(
             given = len(tokenizer(prompt)["input_ids"])
             flops += arch.generate(given, min(limit, n + 1))
             tokens += given + min(limit, n + 1)
-            doc = sample["doc"]
             item = by_id[row_id] = {
                 "id": row_id,
-                "item_sha256": digest([doc["input"], doc["target"]]),
+                "item_sha256": digest([row.input, row.target]),
                 "prompt_sha256": digest(prompt),
-                "target": doc["target"],
+                "target": row.target,
                 "response": response,
                 "truncated": n >= limit,
                 "filtered": {},
                 "correct": {},
             }
-        item["filtered"][sample["filter"]] = sample["filtered_resps"][0]
-        item["correct"][sample["filter"]] = bool(sample["exact_match"])
+        filtered = sample["filtered_resps"]
+        item["filtered"][sample["filter"]] = filtered[0] if isinstance(filtered, list) else filtered
+        item["correct"][sample["filter"]] = _verdict(task, how.metric, sample)
     return [by_id[row.id] for row in rows], flops, tokens
 
 
-def summarise(items: list[dict[str, Any]], chosen: str) -> dict[str, Any]:
+def _verdict(task: str, metric: str, sample: Mapping[str, Any]) -> bool:
+    """Whether the item is right under the task's metric, which must say 0 or 1 of each item."""
+    if metric not in sample:
+        raise HarnessError(f"scoring.metric {metric!r} is not one of task {task!r}'s")
+    if sample[metric] not in (0, 1):
+        raise HarnessError(f"scoring.metric {metric!r} of task {task!r} says {sample[metric]!r} of an item, not 0 or 1")
+    return bool(sample[metric])
+
+
+def summarise(items: list[dict[str, Any]], chosen: str, metric: str = "exact_match") -> dict[str, Any]:
     """The record's score of one task from its items: share correct under the chosen filter, and under every other."""
     n = len(items)
     means = {f: sum(i["correct"][f] for i in items) / n for f in sorted(items[0]["correct"])}
@@ -109,10 +147,22 @@ def summarise(items: list[dict[str, Any]], chosen: str) -> dict[str, Any]:
         raise HarnessError(f"scoring.filter {chosen!r} is not one of the task's filters: {', '.join(means)}")
     value = means[chosen]
     return {
-        "metric": "exact_match",
+        "metric": metric,
         "value": value,
         "stderr": math.sqrt(value * (1 - value) / max(1, n - 1)),
         "n": n,
         "truncated": sum(i["truncated"] for i in items),
         "filters": means,
     }
+
+
+def others(results: Mapping[str, Any], suite: Suite, task: str) -> dict[str, float]:
+    """What lm-eval's results say of a task beside the metric that is its score, under the chosen filter."""
+    how = suite.scored[task]
+    found = {}
+    for key, value in results.get(f"harness_{suite.name}_{task}", {}).items():
+        metric, _, filtered = key.partition(",")
+        said = filtered == how.filter and metric != how.metric and not metric.endswith("_stderr")
+        if said and isinstance(value, int | float) and math.isfinite(value):
+            found[metric] = float(value)
+    return found

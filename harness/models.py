@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import hub
 from harness.errors import HarnessError, unknown
 from harness.paths import asset, digest, file_digest
 
@@ -48,15 +49,14 @@ def resolve(name: str, mirror: Path | None = None, weights: bool = True) -> Mode
     """
     if name == "pocket":
         return _local("pocket", "embedded", asset("suites") / "pocket" / "model", weights)
-    hub = HUB.get(name, name)
+    source = HUB.get(name, name)
     if Path(name).is_dir():
         return _local(Path(name).resolve().name, Path(name).resolve().name, Path(name), weights)
-    if "/" not in hub or name.startswith((".", "/", "~")):
+    if "/" not in source or name.startswith((".", "/", "~")):
         raise unknown("model", name, names())
-    mirrored = mirror / "models" / hub if mirror else None
-    if mirrored and mirrored.is_dir():
-        return _local(name, hub, mirrored, weights)
-    return _from_hub(name, hub, weights)
+    if there := hub.mirrored("models", source, mirror):
+        return _local(name, source, there, weights)
+    return _from_hub(name, source, weights)
 
 
 def _local(name: str, source: str, folder: Path, weights: bool) -> Model:
@@ -69,23 +69,12 @@ def _local(name: str, source: str, folder: Path, weights: bool) -> Model:
     return Model(name.replace("/", "--"), source, folder, "sha256:" + digest(parts)[:32])
 
 
-def _from_hub(name: str, hub: str, weights: bool) -> Model:
-    import huggingface_hub
-
-    files = FILES if weights else FILES[1:]
+def _from_hub(name: str, source: str, weights: bool) -> Model:
     try:
-        folder = Path(huggingface_hub.snapshot_download(hub, allow_patterns=files, etag_timeout=10))
-    except huggingface_hub.errors.GatedRepoError:
-        raise HarnessError(
-            f"model {name!r} is gated: accept its licence on the hub's page of {hub}, then log in with `hf auth login`"
-        ) from None
-    except Exception as error:  # offline, unknown id, proxy: the library raises many kinds
-        reason = " ".join(str(error).split())[:120]
-        raise HarnessError(
-            f"model {name!r}: the hub cannot give {hub} ({reason}); "
-            f"--mirror DIR looks in DIR/models/{hub} first, --model pocket needs no hub"
-        ) from None
-    return Model(name.replace("/", "--"), hub, folder, folder.name)
+        folder = hub.folder("models", source, FILES if weights else FILES[1:])
+    except HarnessError as error:
+        raise HarnessError(f"{error}; --model pocket needs no hub") from None
+    return Model(name.replace("/", "--"), source, folder, folder.name)
 
 
 def tokenizer(model: Model) -> Any:

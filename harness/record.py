@@ -89,6 +89,7 @@ class TaskScore(_Part):
     n: int
     truncated: int
     filters: dict[str, float]
+    metrics: dict[str, float] = {}
     items_sha256: str
 
 
@@ -108,6 +109,8 @@ class Reports(_Part):
     seconds_outside_verbs: float
     reused: Reused | None = None
     limit: int | None
+    unverified: bool = False  # nobody has run this suite on the real rows of its data sets yet
+    parity: dict[str, Any] | None = None
     scorer: str | None
     backend: dict[str, Any] | None = None
     weights_sha256: str | None

@@ -111,7 +111,9 @@ class Props:
             arch = Arch.from_config(model.config)
             arch = arch.lora(self.lora.r) if self.lora else arch
             tokenizer, length = models.tokenizer(model), plan.suite.train.max_length
-            data = [tokenise(tokenizer, plan.rows[split], length) for split in ("train", "validation")]
+            data = [
+                tokenise(tokenizer, plan.rows[split], length, plan.suite.train.cut) for split in ("train", "validation")
+            ]
             self._others[name] = (self._skeleton(model), arch, tokenizer, *data)
         return self._others[name]
 

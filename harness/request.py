@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness import RULES_VERSION, models, record, registry, reuse
+from harness import RULES_VERSION, models, record, registry, reuse, stock
 from harness.data import Item, Row, check_disjoint, content_digest, load_rows, tokenise
 from harness.errors import HarnessError, unknown
 from harness.flops import Arch
 from harness.interpreter import vllm_interpreter
 from harness.paths import canonical
+from harness.sources import fetch
 from harness.suite import MODES, Suite, load_suite
 
 Rows = dict[str, dict[str, list[Row]]]
@@ -54,6 +55,7 @@ class Plan:
     train: dict[str, list[Item]]
     validation: dict[str, list[Item]]
     rows: Rows
+    revisions: Mapping[str, str | None]  # of the data sets, as they were read
     reused: record.Reused | None = None  # the run whose mixture this one trains on, and what learning it cost
 
     @property
@@ -89,6 +91,8 @@ def prepare(request: Request, weights: bool = True) -> Plan:
     arch = arch.lora(suite.train.lora.r) if mode == "lora" else arch
     if reason := strategy.skip(suite):
         raise HarnessError(f"strategy {request.strategy} does not apply to suite {suite.name}: {reason}")
+    stock.check(suite)
+    revisions = fetch(suite, request.mirror)
     rows = {s: load_rows(suite, s, request.mirror, request.limit) for s in ("train", "validation")}
     check_disjoint(suite, rows["train"], rows["validation"])
     if suite.data.files and not (suite.folder / suite.data.files.replace("{split}", "test")).is_file():
@@ -96,8 +100,8 @@ def prepare(request: Request, weights: bool = True) -> Plan:
             f"suite {suite.name}: its test file is missing; it is read after training, but must be there"
         )
     tokenizer = models.tokenizer(model)
-    train = tokenise(tokenizer, rows["train"], suite.train.max_length)
-    validation = tokenise(tokenizer, rows["validation"], suite.train.max_length)
+    length, cut = suite.train.max_length, suite.train.cut
+    train, validation = (tokenise(tokenizer, rows[s], length, cut) for s in ("train", "validation"))
     flops = budget_flops(suite, arch, train, request.budget)
     identity = record.Identity(
         strategy=plugin.name,
@@ -115,7 +119,8 @@ def prepare(request: Request, weights: bool = True) -> Plan:
     )
     run_id = record.run_id(identity, model.revision, request.limit, RULES_VERSION)
     workload = record.workload_id(identity, model.revision, request.limit)
-    plan = Plan(request, suite, suite_name, model, arch, strategy, identity, run_id, workload, train, validation, rows)
+    named = (request, suite, suite_name, model, arch, strategy, identity, run_id, workload)
+    plan = Plan(*named, train, validation, rows, revisions)
     return _reusing(plan, plugin, taken, weights) if taken else plan
 
 

@@ -222,9 +222,9 @@ class _Run:
         data = dict(plan.identity.data_sha256)
         if "test_sha256" in self.score:
             data["test"] = self.score["test_sha256"]
-        env = environment.describe(plan.suite, plan.model)
-        gate = self.score.get("backend_gate")
-        gate_passed = gate is None or gate["passed"]
+        env = environment.describe(plan.suite, plan.model, plan.revisions)
+        gates = {name: self.score.get(name) for name in ("backend_gate", "parity")}
+        passed = all(gate is None or gate["passed"] for gate in gates.values())
         made = record.Record(
             schema_version=record.SCHEMA_VERSION,
             rules_version=RULES_VERSION,
@@ -232,7 +232,7 @@ class _Run:
             id=plan.id,
             workload=plan.workload,
             status=status,  # type: ignore[arg-type]
-            official=plan.request.limit is None and status != "failed" and env.git.dirty is False and gate_passed,
+            official=plan.request.limit is None and status != "failed" and env.git.dirty is False and passed,
             started=self.started.isoformat(timespec="seconds"),
             ended=datetime.now(UTC).isoformat(timespec="seconds"),
             identity=plan.identity.model_copy(update={"data_sha256": data}),
@@ -245,10 +245,11 @@ class _Run:
             scores={t: record.TaskScore(**s) for t, s in self.score["scores"].items()},
             reports=record.Reports(
                 overlap=self.score["overlap"],
-                backend_gate=gate,
+                **gates,
                 seconds_outside_verbs=round(self.outside, 3),
                 reused=plan.reused,
                 limit=plan.request.limit,
+                unverified=not plan.suite.verified,
                 scorer=self.score["scorer"],
                 backend=self.score.get("backend"),
                 weights_sha256=self.weights,

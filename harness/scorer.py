@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import gate
+from harness import gate, parity
 from harness.backends import BACKENDS, Backend, CannotStart, OtherModel, one_line, versions
-from harness.data import Row, content_digest, load_rows
+from harness.data import Row, content_digest, load_rows, seen
 from harness.durable import fault
 from harness.errors import HarnessError
 from harness.flops import Arch
-from harness.lmtasks import summarise, task_items, write_tasks
+from harness.lmtasks import others, summarise, task_items, write_tasks
 from harness.overlap import overlap
 from harness.paths import digest, file_digest, write_atomic
 from harness.suite import Suite, load_suite
@@ -115,14 +115,14 @@ class _Work:
         self.settings = backend.settings(job.folder, self.suite)
         self.arch = Arch.from_config(json.loads((job.folder / "config.json").read_text()))
         self._lm: Any = None
+        self.results: dict[str, Any] = {}  # lm-eval's, of what was evaluated last
 
     def _content(self, known: dict[str, Content]) -> Content:
         job, suite = self.job, self.suite
         key = digest([suite.model_dump(mode="json"), str(suite.folder), str(job.mirror), job.limit])
         if key not in known:
             test = load_rows(suite, "test", job.mirror, job.limit)
-            training = [load_rows(suite, split, job.mirror, job.limit) for split in ("train", "validation")]
-            found = overlap([r for rows in training for g in rows.values() for r in g], test)
+            found = overlap(seen(suite, job.mirror, job.limit), test)
             sha256 = content_digest({t: [(r.input, r.target) for r in rows] for t, rows in test.items()})
             known[key] = Content(suite, test, found, sha256)
         return known[key]
@@ -139,7 +139,7 @@ class _Work:
             self._lm = self.backend.load(self.job.folder, self.suite, recording)
             self.tell({"at": "started"})
         self._lm.recording = recording
-        samples = run_lm_eval(self._lm, self.suite, rows, raw)
+        samples, self.results = run_lm_eval(self._lm, self.suite, rows, raw)
         found = {}
         for task in sorted(rows):
             found[task], *cost = task_items(self.suite, task, rows[task], samples[task], self._lm.tokenizer, self.arch)
@@ -184,6 +184,7 @@ class _Scoring(_Work):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.costs: dict[str, tuple[int, int]] = {}
+        self.share = max(1, parity.ITEMS // len(self.content.test))
         self.done = self.job.raw / "done"
         self.done.mkdir(parents=True, exist_ok=True)
         (self.job.work / "items").mkdir(exist_ok=True)
@@ -226,10 +227,13 @@ class _Scoring(_Work):
         for task, items in self.evaluate(group, self.job.raw, recording=False).items():
             path = self.job.work / "items" / f"{task}.jsonl"
             write_atomic(path, "".join(json.dumps(i, ensure_ascii=False, sort_keys=True) + "\n" for i in items))
-            score = summarise(items, self.suite.scoring.filter) | {"items_sha256": file_digest(path)}
+            how = self.suite.scored[task]
+            score = summarise(items, how.filter, how.metric) | {"items_sha256": file_digest(path)}
+            score["metrics"] = others(self.results, self.suite, task)
+            pair = parity.report(self._lm.tok_encode, self._lm.tokenizer, {task: group[task]}, self.share)
             flops, tokens = self.costs[task]
             seconds = (time.perf_counter() - started) / len(group)
-            found[task] = {"score": score, "flops": flops, "tokens": tokens, "seconds": seconds}
+            found[task] = {"score": score, "parity": pair, "flops": flops, "tokens": tokens, "seconds": seconds}
         for task in found:
             found[task]["key"] = self.key({task: group[task]})
             write_atomic(self.done / f"{task}.json", json.dumps(found[task], indent=1, sort_keys=True))
@@ -258,6 +262,7 @@ class _Scoring(_Work):
             "scores": {t: kept[t]["score"] for t in tasks},
             "ledger": ledger | {"seconds": round(sum(kept[t]["seconds"] for t in tasks), 3)},
             "overlap": self.content.overlap,
+            "parity": parity.merged(kept[t]["parity"] for t in tasks),
             "test_sha256": self.content.sha256,
             "scorer": self.backend.name,
             "backend": {"packages": versions(), "settings": self.settings},
@@ -280,8 +285,10 @@ def _passage(raw: Mapping[str, Any]) -> gate.Passage:
     return gate.Passage(tuple(raw["prompt"]), tuple(raw["answer"]), raw["text"], raw["correct"])
 
 
-def run_lm_eval(lm: Any, suite: Suite, rows: Mapping[str, list[Row]], raw: Path) -> dict[str, list[Any]]:
-    """lm-eval's samples by task; its raw results are kept in `raw`, beside those of tasks that are already there."""
+def run_lm_eval(
+    lm: Any, suite: Suite, rows: Mapping[str, list[Row]], raw: Path
+) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """lm-eval's samples by task, and its results, which are kept in `raw` beside those of tasks that are already there."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
@@ -299,7 +306,7 @@ def run_lm_eval(lm: Any, suite: Suite, rows: Mapping[str, list[Row]], raw: Path)
         if key in found:
             results[key] = results.get(key, {}) | found[key]
     write_atomic(path, json.dumps(results, indent=1, default=str, sort_keys=True))
-    return samples
+    return samples, found["results"]
 
 
 if __name__ == "__main__":

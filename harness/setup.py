@@ -56,6 +56,8 @@ def _companion(plan: Plan, name: str) -> tuple[Workshop, Data]:
     model = resolve(name, plan.request.mirror)
     arch = Arch.from_config(model.config)
     engine = _engine(plan, model, arch)
-    length = plan.suite.train.max_length
-    train, validation = (tokenise(engine.tokenizer, plan.rows[s], length) for s in ("train", "validation"))
+    spec = plan.suite.train
+    train, validation = (
+        tokenise(engine.tokenizer, plan.rows[s], spec.max_length, spec.cut) for s in ("train", "validation")
+    )
     return engine, Data(plan.suite, train, validation, plan.rows, engine.tokenizer)

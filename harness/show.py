@@ -102,7 +102,18 @@ def _suites() -> list[dict[str, Any]]:
     from harness.suite import available, load_suite
 
     suites = [load_suite(name) for name in available()]
-    return [{"name": s.name, "title": s.title, "tasks": len(s.tasks), "data": s.data.hub or "local"} for s in suites]
+    return [
+        {
+            "name": s.name,
+            "tasks": len(s.tasks),
+            "rows": s.rows,
+            "metric": s.metrics,
+            "source": s.source,
+            "verified": "yes" if s.verified else "no",
+            "title": s.title,
+        }
+        for s in suites
+    ]
 
 
 def _runs(runs: Path) -> list[dict[str, Any]]:

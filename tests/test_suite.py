@@ -78,10 +78,12 @@ def test_a_mirror_is_looked_into_before_the_hub(tmp_path, tiny):
     assert found.revision == models.resolve(str(tiny)).revision
 
 
-def test_every_builtin_suite_loads_and_pins_its_data():
+def test_every_builtin_suite_loads_and_a_verified_one_pins_its_data():
     assert {"pocket", "bbh"} <= set(available())
     for name in available():
-        assert set(load_suite(name).data.sha256) == {"train", "validation", "test"}
+        suite = load_suite(name)
+        assert suite.name == name
+        assert suite.verified == (set(suite.data.sha256) == {"train", "validation", "test"})
 
 
 def test_order_of_tasks_in_the_file_is_not_in_the_digest_of_data_or_template(tmp_path):
