@@ -256,20 +256,22 @@ def stationary(S: Array, c: Array) -> Array:
     Uniform where S says nothing of the sum.
     """
     x, y = np.linalg.lstsq(S, np.stack([c, np.ones(len(c))], 1), rcond=1e-12)[0].T
-    p: Array = x - (x.sum() - 1) / y.sum() * y if y.sum() > 0 else np.full(len(c), 1 / len(c))
+    told = y.sum() * np.abs(S).sum(1).max() > 1e-9 * len(c)  # 1 / eigenvalue, or rounding where 1 is a null vector
+    p: Array = x - (x.sum() - 1) / y.sum() * y if told else np.full(len(c), 1 / len(c))
     return p
 
 
 def at_rest(S: Array, c: Array) -> Array:
-    """The same for positive definite S, by elimination; by pseudo-inverse where that was not exact."""
+    """The same for semidefinite S and c in its range, exactly: by elimination, or from all conditions together."""
+    scale, n = max(float(np.abs(S).max()), float(np.abs(c).max()), 1e-300), len(c)
     with np.errstate(all="ignore"), suppress(np.linalg.LinAlgError):
-        x, y = np.linalg.solve(S, np.stack([c, np.ones(len(c))], 1)).T
+        x, y = np.linalg.solve(S, np.stack([c, np.ones(n)], 1)).T
         p: Array = x - (x.sum() - 1) / y.sum() * y
-        gradient = S @ p - c
-        exact = np.ptp(gradient) <= 1e-11 * max(np.abs(S).max(), np.abs(c).max()) and abs(p.sum() - 1) <= 1e-11
-        if exact and y.sum() > 0:
+        if np.ptp(S @ p - c) <= 1e-11 * scale and abs(p.sum() - 1) <= 1e-11:
             return p
-    return stationary(S, c)
+    K = np.block([[S / scale, np.ones((n, 1))], [np.ones((1, n)), np.zeros((1, 1))]])
+    rest: Array = np.linalg.lstsq(K, np.append(c / scale, 1.0), rcond=1e-12)[0][:n]
+    return rest
 
 
 def simplex_qp(S: Array, c: Array, start: Array | None = None) -> Array:
@@ -344,24 +346,32 @@ def apportion(p_n: Array, total: int, caps_n: Array) -> Array:
 
 
 def truncated_jsd(a: Distribution, b: Distribution) -> tuple[Array, Array, Array]:
-    """Jensen-Shannon divergence (S,) in nats of two top-k distributions, and how far it may lie above and below.
+    """Jensen-Shannon divergence (..., S) in nats of two top-k distributions, and how far it may lie above and below.
 
-    Tokens that only one of them lists count as 0 in the other; both tails are one more symbol. With the tails t_a, t_b
-    and the smallest listed probability s, the true value is at most ln 2 (t_a + t_b) / 2 larger, because what one
-    token tells of its model is at most ln 2, and at most the sum of s (1 + ln(1 + p / s)) / 2 over those tokens smaller.
+    `b` may hold many, (..., S, k). Tokens that only one of them lists count as 0 in the other; both tails are one more
+    symbol. With the tails t_a, t_b and the smallest listed probability s, the true value is at most ln 2 (t_a + t_b) / 2
+    larger, because what one token tells of its model is at most ln 2, and at most the sum of s (1 + ln(1 + p / s)) / 2
+    over those tokens smaller.
     """
     p, q = (np.exp(d.logp.astype(float)) for d in (a, b))
     t_a, t_b = (np.clip(d.tail.astype(float), 0.0, 1.0) for d in (a, b))
-    same = a.ids[:, :, None] == b.ids[:, None, :]
-    q_at_a = (same * q[:, None, :]).sum(2)
-    p_alone, q_alone = np.where(same.any(2), 0.0, p), np.where(same.any(1), 0.0, q)
-    found = halves(p, q_at_a).sum(1) + (np.log(2) * q_alone).sum(1) / 2 + halves(t_a, t_b)
+    shift = (int(max(a.ids.max(), b.ids.max())) + 1) * np.arange(len(a.ids))[:, None]  # a token of one position
+    keys, order = np.unique(a.ids + shift, return_index=True)
+    at = np.minimum(np.searchsorted(keys, b.ids + shift), len(keys) - 1)
+    both = keys[at] == b.ids + shift
+    p_at_b = np.where(both, p.reshape(-1)[order][at], 0.0)
+    p_alone = np.maximum(p.sum(-1) - p_at_b.sum(-1), 0.0)
+    found = halves(p_at_b, q).sum(-1) + np.log(2) * p_alone / 2 + halves(t_a, t_b)
     above = np.log(2) * (t_a + t_b) / 2
-    below = sum(
-        (np.where(alone > 0, s * (1 + np.log1p(alone / np.maximum(s, 1e-300))), 0.0)).sum(1) / 2
-        for alone, s in ((p_alone, np.minimum(q.min(1), t_b)[:, None]), (q_alone, np.minimum(p.min(1), t_a)[:, None]))
-    )
-    return found, above, below
+    s_a, s_b = np.minimum(p.min(-1), t_a)[..., None], np.minimum(q.min(-1), t_b)[..., None]
+    below = (unseen(p, s_b).sum(-1) - unseen(p_at_b, s_b).sum(-1) + unseen(np.where(both, 0.0, q), s_a).sum(-1)) / 2
+    return found, above, np.maximum(below, 0.0)
+
+
+def unseen(p: Array, s: Array) -> Array:
+    """s (1 + ln(1 + p / s)) where p > 0: twice what a token of p here, of at most s there and not listed, can take away."""
+    bound: Array = np.where(p > 0, s * (1 + np.log1p(p / np.maximum(s, 1e-300))), 0.0)
+    return bound
 
 
 def halves(p: Array, q: Array) -> Array:

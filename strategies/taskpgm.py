@@ -9,7 +9,6 @@ remainder, at most a task's size. The divergence's map to S is ours (not publish
 the simplex, beta / lambda = 10 / 20, a multinomial draw with replacement.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from strategies._numerics import (
     brief,
     common,
     definite,
+    domains,
     greedy_support,
     known,
     learned,
@@ -78,7 +78,11 @@ class TaskPGM:
 
     def pmi(self, items: Sequence[Example], views: Sequence[Sequence[Array]]) -> Array:
         """S_ij: half of what tasks i and j lose, in nats an item, by each other's model instead of their own; <= 0."""
-        l_nN = np.array([[logp.mean() if self.length_norm else logp.sum() for logp in mine] for mine in views], float)
+        tokens_N = np.array([len(logp) for logp in views[0]])
+        starts_N = np.cumsum(tokens_N) - tokens_N
+        l_nN = np.stack([np.add.reduceat(np.concatenate(mine).astype(float), starts_N) for mine in views])
+        if self.length_norm:
+            l_nN /= tokens_N
         if self.faithful:
             l_nN = np.maximum(l_nN, np.log(1e-12))
         L = np.stack([task_means(items, row) for row in l_nN])  # of model i on task j
@@ -87,14 +91,16 @@ class TaskPGM:
 
     def jsd(self, lab: Lab, items: Sequence[Example], views: Sequence[Sequence[Distribution]]) -> Array:
         """S_ij = 1 - JSD / ln 2, the mean over the response tokens of both tasks' items; logs the truncation's bound."""
-        task_N, tasks = np.array([e.task for e in items]), sorted({e.task for e in items})
-        S, above, below = np.eye(len(tasks)), 0.0, 0.0
-        for i, j in itertools.combinations(range(len(tasks)), 2):
-            rows = np.flatnonzero(np.isin(task_N, [tasks[i], tasks[j]])).tolist()
-            found = np.concatenate([truncated_jsd(views[i][k], views[j][k]) for k in rows], axis=1).mean(1)
-            S[i, j] = S[j, i] = 1 - found[0] / np.log(2)
-            above, below = max(above, found[1]), max(below, found[2])
-        lab.log("truncation", {"jsd_above": above, "jsd_below": below})
+        dom_N, n = domains([e.task for e in items]), len(views)
+        T, J = np.zeros(n), np.zeros((3, n, n))  # on the items of the second task, model by model
+        for k, i in enumerate(dom_N):
+            ids, logp, tail = (np.stack([getattr(mine[k], name) for mine in views]) for name in ("ids", "logp", "tail"))
+            J[:, :, i] += np.stack(truncated_jsd(views[i][k], Distribution(ids, logp, tail))).sum(-1)
+            T[i] += len(views[i][k].tail)
+        J = (J + J.transpose(0, 2, 1)) / (T[:, None] + T)
+        J[:, range(n), range(n)] = 0.0
+        lab.log("truncation", {"jsd_above": J[1].max(), "jsd_below": J[2].max()})
+        S: Array = 1 - J[0] / np.log(2)
         return S
 
     def weights(self, S: Array) -> tuple[Array, dict[str, Any]]:
