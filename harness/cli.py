@@ -207,6 +207,47 @@ def list_(what: str, as_json: bool, runs: Path) -> None:
 
 
 @cli.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--regrade", is_flag=True, help="grade every response again, where the suite's data are to be had")
+@option("--mirror", default=None, type=DIRECTORY, help="look in DIR/datasets before the hub")
+def verify(paths: tuple[Path, ...], regrade: bool, mirror: Path | None) -> None:
+    """Whether records are what a run writes: files, run folders or results folders; one line a finding."""
+    from harness.verify import verify as verdict
+
+    found = verdict(paths, regrade, mirror)
+    for finding in found.findings:
+        click.echo(str(finding))
+    for line in (*found.notes, *found.unreadable):
+        click.echo(f"harness: {' '.join(line.split())}", err=True)
+    n, problems = len(found.bundles), len(found.findings)
+    click.echo(f"harness: {n} record{'s' * (n != 1)} read, {problems or 'no'} finding{'s' * (problems != 1)}", err=True)
+    sys.exit(found.exit_code)
+
+
+@cli.command()
+@click.argument("runs", metavar="RUN_DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@option("--results", default=Path("results"), show_default=True, type=DIRECTORY)
+@click.option("--refutes", default=None, metavar="ID", help="this run repeats that record, and came out differently")
+def submit(runs: tuple[Path, ...], results: Path, refutes: str | None) -> None:
+    """Verify runs and copy their records and items into the results folder; prints where they are."""
+    from harness import submit as door
+
+    refused = False
+    for run in door.runs(list(runs)):
+        try:
+            done = door.submit(run, results, refutes)
+        except door.Refused as error:
+            refused = True
+            for finding in error.findings:
+                click.echo(str(finding), err=True)
+            continue
+        if not done.new:
+            click.echo(f"harness: run {run.parent.name} is already submitted", err=True)
+        click.echo(str(done.path))
+    sys.exit(int(refused))
+
+
+@cli.command()
 @option("--results", default=Path("results"), show_default=True, type=DIRECTORY)
 @option("--runs", default=Path("runs"), show_default=True, type=DIRECTORY)
 @option("--out", default=Path("dist"), show_default=True, type=DIRECTORY)

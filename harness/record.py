@@ -176,15 +176,30 @@ def write(record: Record, path: Path) -> None:
     write_atomic(path, json.dumps(record.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
+def upgrade(raw: dict[str, Any]) -> dict[str, Any]:
+    """A record of any schema version so far in the form of the newest, its own version kept. Raises HarnessError.
+
+    tests/schema/ holds a record of every version; a new version comes with what turns the old into it.
+    """
+    version = raw.get("schema_version", SCHEMA_VERSION)
+    if isinstance(version, int) and not 1 <= version <= SCHEMA_VERSION:
+        raise HarnessError(f"schema version {version}: this harness reads up to {SCHEMA_VERSION}")
+    return raw
+
+
 def read(path: Path) -> Record:
     """A record from `record.json` or the folder that holds it. Raises HarnessError naming the key that is wrong."""
     file = path / "record.json" if path.is_dir() else path
     try:
-        return Record.model_validate_json(file.read_text(encoding="utf-8"))
+        raw = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise HarnessError(f"no record at {str(path)!r}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise HarnessError(f"record {str(file)!r}: not UTF-8 text") from None
+    except (ValueError, RecursionError) as error:
+        raise HarnessError(f"record {str(file)!r}: not JSON: {' '.join(str(error).split())}") from None
+    try:
+        return Record.model_validate(upgrade(raw) if isinstance(raw, dict) else raw)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(x) for x in first["loc"]) or "file"

@@ -230,5 +230,9 @@ def _only_class(module: ModuleType, where: str) -> type[Any]:
 
 def _source_digest(source: bytes) -> str:
     numerics = asset("strategies") / "_numerics.py"
-    shared = numerics.read_bytes() if b"_numerics" in source and numerics.exists() else b""
-    return hashlib.sha256(source + shared).hexdigest()
+    return source_digest(source, numerics.read_bytes() if numerics.exists() else b"")
+
+
+def source_digest(source: bytes, numerics: bytes) -> str:
+    """sha256 of a strategy's file, with the shared numerics where it uses them."""
+    return hashlib.sha256(source + (numerics if b"_numerics" in source else b"")).hexdigest()

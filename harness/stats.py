@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit  # the t quantile alone: scipy.stats takes a second to import
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import nctdtrinc, ndtri, stdtr, stdtrit  # alone: scipy.stats takes a second to import
 
 CONFIDENCE = 0.95
 
@@ -64,3 +66,39 @@ def macro_standard_error(stderrs: Sequence[float]) -> float:
     if not stderrs:
         raise ValueError("expected at least one standard error")
     return math.sqrt(sum(s * s for s in stderrs)) / len(stderrs)
+
+
+def t_quantile(df: ArrayLike, alpha: float) -> NDArray[Any]:
+    """The two-sided critical value of Student's t: |t| is larger with probability alpha. df may be infinite."""
+    return np.asarray(stdtrit(_finite(df), 1 - alpha / 2))
+
+
+def t_tail(t: ArrayLike, df: ArrayLike) -> NDArray[Any]:
+    """The two-sided probability of a |t| at least as large."""
+    return np.asarray(2 * stdtr(_finite(df), -np.abs(np.asarray(t))))
+
+
+def _finite(df: ArrayLike) -> NDArray[Any]:
+    return np.minimum(np.asarray(df, np.float64), 1e7)  # beyond it Student's t is the normal to eight digits
+
+
+def detectable(error: float, df: float, alpha: float = 1 - CONFIDENCE, power: float = 0.8) -> float:
+    """The smallest true difference that a two-sided t test at level alpha finds with this power.
+
+    error: standard error of the difference; its noncentral t is solved for the difference.
+    """
+    critical = float(t_quantile(df, alpha))
+    if df > 1000:
+        return error * (critical + float(ndtri(power)))
+    return error * float(nctdtrinc(df, 1 - power, critical))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the order given: reject those below alpha, and no true null is rejected but with
+    probability alpha.
+    """
+    adjusted, worst = [0.0] * len(p), 0.0
+    for rank, k in enumerate(sorted(range(len(p)), key=lambda k: p[k])):
+        worst = max(worst, min(1.0, (len(p) - rank) * p[k]))
+        adjusted[k] = worst
+    return adjusted

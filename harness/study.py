@@ -1,6 +1,7 @@
 """The summary of a matrix: a row an entry and budget, against `proportional` on the same seeds. Computed, never stored.
 
-Scores are fractions, FLOPs are model FLOPs. Intervals are 95 % over seeds (stats.py).
+Scores are fractions, FLOPs are model FLOPs. Intervals are 95 %, for seeds and items (compare.py); of runs that have lost
+their items, for seeds alone.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from harness import items
 from harness.matrix import Cell
 from harness.record import Record, read
+from harness.standings import Standings, standings
 from harness.stats import Estimate, mean_interval, paired_difference
 
 REFERENCE = "proportional"
@@ -32,17 +36,20 @@ class Row:
     reference: tuple[Record, ...] = ()
     tuning: bool = False
     chosen: bool = False
+    standings: Standings = field(default_factory=Standings)
 
     @property
     def score(self) -> Estimate:
-        return mean_interval([r.macro for r in self.records])
+        return self.standings.scores.get(self.entry) or mean_interval([r.macro for r in self.records])
 
     @property
     def difference(self) -> Estimate | None:
         """To the reference on the seeds that both have; None for the reference itself."""
         if self.records == self.reference:
             return None
-        return paired_difference(_by_seed(self.records), _by_seed(self.reference))
+        return self.standings.difference(self.entry) or paired_difference(
+            _by_seed(self.records), _by_seed(self.reference)
+        )
 
     @property
     def billed(self) -> float:
@@ -72,14 +79,32 @@ def rows(cells: Iterable[Cell]) -> list[Row]:
     groups: dict[tuple[str, str, str, str, float], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.row, []).append(cell)
-    found = {key: _records(group) for key, group in groups.items()}
+    files: dict[str, Path] = {}
+    found = {key: _records(group, files) for key, group in groups.items()}
     chosen = _chosen(groups, found)
     made = []
     for key, group in groups.items():
         reference = found.get(_reference(key, groups, chosen), ())
         tuning = group[0].tuning
         made.append(Row(*key, len(group), found[key], reference, tuning, key in chosen))
-    return made
+    return _with_items(made, files)
+
+
+def _with_items(made: Sequence[Row], files: Mapping[str, Path]) -> list[Row]:
+    """The rows with what their items say: against those that share workload, budget and reference."""
+    peers: dict[Any, list[Row]] = {}
+    for row in made:
+        peers.setdefault(_peers(row), []).append(row)
+    said = {}
+    for key, group in peers.items():
+        name = next((r.entry for r in group if r.records and r.records == r.reference), None)
+        known = {r.entry: r.records for r in group if r.records}
+        said[key] = standings(known, name, lambda r: items.load(files[r.id]))
+    return [replace(row, standings=said[_peers(row)]) for row in made]
+
+
+def _peers(row: Row) -> tuple[Any, ...]:
+    return row.suite, row.model, row.mode, row.budget, tuple(r.id for r in row.reference)
 
 
 def choose_lr(records: Iterable[Record]) -> float:
@@ -110,9 +135,12 @@ def validation(r: Record) -> tuple[float, float]:
     return match, loss
 
 
-def _records(cells: Sequence[Cell]) -> tuple[Record, ...]:
+def _records(cells: Sequence[Cell], files: dict[str, Path]) -> tuple[Record, ...]:
+    """The records of a row's cells; `files` is told where each lies."""
     paths = [path for cell in sorted(cells, key=lambda c: c.request.seed) if (path := cell.record)]
-    return tuple(read(path) for path in paths)
+    found = [(read(path), path) for path in paths]
+    files.update((r.id, path) for r, path in found)
+    return tuple(r for r, _ in found)
 
 
 def _bare(cell: Cell) -> tuple[Any, ...]:
@@ -209,8 +237,8 @@ def shown(found: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def notes(found: Sequence[Row]) -> list[str]:
     """What the table's numbers mean."""
     said = [
-        "score: macro mean over tasks, ± its 95 % interval over seeds",
-        f"vs {REFERENCE}: points and 95 % interval, paired on the same seeds",
+        "score: macro mean over tasks, ± its 95 % interval for seeds and items",
+        f"vs {REFERENCE}: points and 95 % interval, paired on the same seeds and items",
         "FLOPs: billed, mean of a run; disc.: the share of them that was rolled back",
     ]
     for r in (r for r in found if r.records and r.first_use > r.billed):

@@ -12,16 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from rich.console import Console
 
 from harness import axes, matrix, matrix_view, record, study, workers
+from harness.compare import compare
 from harness.errors import HarnessError
+from harness.items import outcomes
+from harness.panel import Panel
 from harness.request import Request, prepare
 from harness.suite import load_suite
 from tests.conftest import ROOT
-from tests.records import make_record, write_run
+from tests.records import make_record, pocket_run, write_run, write_whole_run
 
 STRATEGY = '''"""Made by the tests."""
 import os, time
@@ -495,3 +499,17 @@ def test_without_a_terminal_there_are_plain_lines(tmp_path):
         f"harness: uniform on pocket x pocket, 1x, seed 3: started ({cell.id})",
         "harness: uniform on pocket x pocket, 1x, seed 3: done, 0 s; 1 of 1 done",
     ]
+
+
+def test_rows_whose_items_are_there_are_compared_by_them(tmp_path):
+    runs = {(name, seed): pocket_run(name, seed) for name in ("proportional", "uniform") for seed in (0, 1, 2)}
+    cells = [
+        Cell(name, made, write_whole_run(made, found, tmp_path) / "record.json")
+        for (name, _), (made, found) in runs.items()
+    ]
+    answers = {name: {s: outcomes(*runs[name, s]) for s in range(3)} for name in ("proportional", "uniform")}
+    want = compare(Panel.of(answers), "proportional").differences["uniform"].estimate
+    plain, other = study.rows(cells)
+    assert other.difference == want
+    assert plain.difference is None
+    assert plain.score.value == pytest.approx(np.mean([r.macro for r in plain.records]))

@@ -1,0 +1,130 @@
+"""`harness submit`: verify a run, take out what is local, and copy record and items into the results folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import refutation
+from harness.between import Bundle, Finding
+from harness.errors import HarnessError
+from harness.items import Items, beside, load, pack
+from harness.paths import write_atomic
+from harness.privacy import scrub
+from harness.record import Record, read
+from harness.verify import parse, problems, records
+
+
+class Refused(HarnessError):
+    """What verification found; nothing was copied."""
+
+    exit_code = 1
+
+    def __init__(self, findings: list[Finding]) -> None:
+        super().__init__("\n".join(map(str, findings)))
+        self.findings = findings
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Where a run's record lies now; `new` is False where the same one was there already."""
+
+    path: Path
+    new: bool
+
+
+def submit(run: Path, results: Path, refutes: str | None = None) -> Submission:
+    """Copy one run. Raises Refused with every finding, HarnessError where nothing can be read."""
+    file = run / "record.json" if run.is_dir() else run
+    record = read(file)
+    items = load(file)
+    if record.status == "failed":
+        raise HarnessError(
+            f"run {record.id} failed: {record.reports.error or 'no reason given'}; only ended runs are submitted"
+        )
+    if items is None:
+        raise HarnessError(f"run {str(run)!r} has no items/; expected the folder of a run")
+    clean = scrubbed(record)
+    target = place(clean, results, refutes)
+    if target.is_file() and _body(target, refutes) == clean.model_dump(mode="json"):
+        return Submission(target, False)
+    if target.is_file():
+        raise HarnessError(
+            f"{target} holds another record of run {record.id}; a repetition that came out differently is a refutation: "
+            f"--refutes {record.id}"
+        )
+    findings = [] if file.name != "record.json" else parse(file)[1]
+    bundles = [Bundle(file, clean, items, False)]
+    findings += [Finding(file, *problem) for b in bundles for problem in problems(b)]
+    if refutes is not None:
+        beside_it = refutation.disputed(target, clean, refutes)
+        findings += [Finding(file, *problem) for problem in refutation.problems(clean, refutes, beside_it)]
+    if findings:
+        raise Refused(list(dict.fromkeys(findings)))
+    copy(clean, items, target, refutes)
+    found = [Finding(target, *problem) for problem in problems(Bundle(target, clean, load(target), True, refutes))]
+    if found:  # what only a submitted record has to be: of a strategy and a suite that others have
+        for path in (target, beside(target)):
+            path.unlink()
+        raise Refused(found)
+    return Submission(target, True)
+
+
+def place(record: Record, results: Path, refutes: str | None = None) -> Path:
+    """`<suite>/<model>/<strategy>/<seed>-<id8>.json`, or the name of a refutation of that record."""
+    i = record.identity
+    parts = [i.suite, *i.model.split("/"), i.strategy]
+    if any(part in ("", ".", "..") or part != Path(part).name for part in parts):
+        raise HarnessError(f"run {record.id}: its suite, model or strategy is no name for a folder")
+    name = f"{i.seed}-{record.id[:8]}.json" if refutes is None else refutation.name(record, refutes)
+    return results.joinpath(*parts) / name
+
+
+def scrubbed(record: Record) -> Record:
+    """The record with absolute paths and this machine's names taken out of its free text. The identity is never touched."""
+    raw = record.model_dump(mode="json")
+    for event in raw["events"]:
+        event["note"], event["data"] = scrub(event["note"]), _scrub(event["data"])
+    for key in ("backend", "backend_gate"):
+        raw["reports"][key] = _scrub(raw["reports"][key])
+    return Record.model_validate(raw)
+
+
+def _scrub(value: Any) -> Any:
+    if isinstance(value, str):
+        return scrub(value)
+    if isinstance(value, dict):
+        return {scrub(key): _scrub(inner) for key, inner in value.items()}
+    return [_scrub(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _body(path: Path, refutes: str | None) -> dict[str, Any]:
+    found = refutation.load(path).record if refutes is not None else read(path)
+    return found.model_dump(mode="json")
+
+
+def copy(record: Record, items: Items, target: Path, refutes: str | None) -> None:
+    """Items first: a record without items would not verify."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    data = pack(items)
+    partial = beside(target).with_name(beside(target).name + ".partial")
+    partial.write_bytes(data)
+    os.replace(partial, beside(target))
+    made: dict[str, Any] = record.model_dump(mode="json")
+    if refutes is not None:
+        made = refutation.Refutation(refutes=refutes, record=record).model_dump(mode="json")
+    write_atomic(target, json.dumps(made, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def runs(paths: list[Path]) -> list[Path]:
+    """The record files of run folders, or of a folder of runs; each path names one at least."""
+    found = []
+    for path in paths:
+        files = [f for f in records(path) if f.name == "record.json"] if path.exists() else []
+        if not files:
+            raise HarnessError(f"no run at {str(path)!r}; expected the folder of a run, with its record.json")
+        found += files
+    return found
