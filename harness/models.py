@@ -43,20 +43,21 @@ def names() -> list[str]:
 
 
 def resolve(name: str, mirror: Path | None = None, weights: bool = True) -> Model:
-    """A short name, a hub id or a folder. Raises HarnessError with what to do when it cannot be had.
+    """A short name, a hub id (either with @REVISION) or a folder. Raises HarnessError with what to do when it is not there.
 
     Without `weights` they are neither fetched nor read: config and tokenizer are enough, and the revision says less.
     """
     if name == "pocket":
         return _local("pocket", "embedded", asset("suites") / "pocket" / "model", weights)
-    source = HUB.get(name, name)
     if Path(name).is_dir():
         return _local(Path(name).resolve().name, Path(name).resolve().name, Path(name), weights)
+    name, _, revision = name.partition("@")
+    source = HUB.get(name, name)
     if "/" not in source or name.startswith((".", "/", "~")):
         raise unknown("model", name, names())
     if there := hub.mirrored("models", source, mirror):
         return _local(name, source, there, weights)
-    return _from_hub(name, source, weights)
+    return _from_hub(name, source, weights, revision or None)
 
 
 def _local(name: str, source: str, folder: Path, weights: bool) -> Model:
@@ -69,9 +70,9 @@ def _local(name: str, source: str, folder: Path, weights: bool) -> Model:
     return Model(name.replace("/", "--"), source, folder, "sha256:" + digest(parts)[:32])
 
 
-def _from_hub(name: str, source: str, weights: bool) -> Model:
+def _from_hub(name: str, source: str, weights: bool, revision: str | None) -> Model:
     try:
-        folder = hub.folder("models", source, FILES if weights else FILES[1:])
+        folder = hub.folder("models", source, FILES if weights else FILES[1:], revision=revision)
     except HarnessError as error:
         raise HarnessError(f"{error}; --model pocket needs no hub") from None
     return Model(name.replace("/", "--"), source, folder, folder.name)

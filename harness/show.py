@@ -18,7 +18,8 @@ def tables(record: Record) -> None:
     i = record.identity
     console.print(
         f"{i.strategy} on {i.suite} x {i.model}, seed {i.seed}, {i.budget.multiple:g}x budget: "
-        f"{record.status}{'' if record.official else ', unofficial'}",
+        f"{record.status}{'' if record.official else ', unofficial'}"
+        f"{', suite unverified' if record.reports.unverified else ''}",
         markup=False,
     )
     if record.scores:

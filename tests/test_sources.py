@@ -1,8 +1,12 @@
 """Where rows come from: hub, mirror and local files; filters, divisions, counts; overlap and digests against brute force."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import huggingface_hub
@@ -13,14 +17,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import hub, models, sources
+from harness import hub, models, record, sources
 from harness.data import Row, content_digest, load_rows, seen, tokenise
 from harness.errors import HarnessError
 from harness.overlap import COMMON, grams, overlap
 from harness.paths import digest
 from harness.spec import Divide, Source
 from harness.suite import Suite, load_suite
-from tests.conftest import make_suite
+from tests.conftest import ROOT, make_suite
 from tests.mirrors import write
 
 
@@ -295,6 +299,67 @@ def test_an_unknown_revision_is_named(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unknown)
     with pytest.raises(HarnessError, match="data 'own/other' has no revision 'abc'"):
         hub.folder("datasets", "own/other", [], None, "abc")
+
+
+def test_a_models_revision_is_asked_for(monkeypatch, tmp_path):
+    asked = []
+
+    def snapshot(name, **named):
+        asked.append((name, named["revision"]))
+        return str(tmp_path / ("a" * 40))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    hub._downloaded.cache_clear()
+    for name in ("qwen2.5@abc", "own/some@abc", "own/other"):
+        found = models.resolve(name)
+        assert "@" not in found.name
+        assert found.revision == "a" * 40
+    assert asked == [("Qwen/Qwen2.5-0.5B", "abc"), ("own/some", "abc"), ("own/other", None)]
+    hub._downloaded.cache_clear()
+
+
+BLOCKED = """
+import socket
+
+def refuse(*args, **named):
+    raise RuntimeError(f"the network was asked: {args}")
+
+socket.getaddrinfo = socket.socket.connect = socket.socket.connect_ex = refuse
+"""
+
+
+def test_a_whole_run_from_a_mirror_asks_no_network(tmp_path, mirror, tiny):
+    """Training, then scoring another task than is trained, by lm-eval's gsm8k, in processes that cannot open a socket."""
+    spec = suite(tmp_path)
+    path = tmp_path / "suite" / "words.yaml"
+    raw = yaml.safe_load(path.read_text())
+    raw["scoring"] = {"filter": "flexible-extract", "max_new_tokens": 6, "until": ["\n"]}
+    raw["scoring"]["tasks"] = {
+        "numbers": {
+            "hub": "own/words",
+            "input": "{{text}}",
+            "target": "{{answer}}",
+            "include": "gsm8k/gsm8k.yaml",
+            "rows": 6,
+        }
+    }
+    path.write_text(yaml.safe_dump(raw))
+    (tmp_path / "sitecustomize.py").write_text(BLOCKED)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "HARNESS_THREADS": "1"}
+    command = [sys.executable, "-m", "harness", "run", "--suite", path, "--model", tiny, "--mirror", mirror]
+    command += ["--runs", tmp_path / "runs", "--scorer", "hf"]
+    done = subprocess.run([*map(str, command)], env=env, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = record.read(Path(done.stdout.strip().splitlines()[-1]))
+    assert found.scores.keys() == {"numbers"}
+    assert found.scores["numbers"].n == 6
+    assert found.reports.parity["passed"]
+    assert found.reports.parity["prompts_equal"] == 6
+    assert found.reports.unverified
+    assert found.reports.overlap["numbers"] == {"n": 6, "exact": 0, "rare_13_gram": 0}
+    assert found.environment.data_revisions == {"own/words": None}
+    assert set(found.identity.data_sha256) == {"train", "validation", "test"}
+    assert {p.task for p in found.curves} == set(spec.tasks)
 
 
 # --- overlap, digests, lengths
