@@ -51,6 +51,15 @@ def table(S: Array, twins: Sequence[int], noise: int) -> str:
     return "\n".join(lines)
 
 
+def with_utility(S: Array) -> str:
+    """The same with our utility term: all models gain alike, but the noise's gains nothing."""
+    lines = ["| r | utility | a twin | the noise | another | L1 to uniform |", "|---|---|---:|---:|---:|---:|"]
+    for r, utility in ((0.5, 0.0), (0.5, 0.05), (0.5, 0.1), (0.0, 0.1)):
+        p = TASKPGM(r=r, utility=utility).weights(S, np.arange(N) < N - 1)[0]
+        lines.append(f"| {r:g} | {utility:g} | " + " | ".join(f"{x:.3f}" for x in row(p, (0, 1), N - 1)) + " |")
+    return "\n".join(lines)
+
+
 def measured(paths: Sequence[Path]) -> tuple[Array, list[int], int]:
     """The mean affinity of records, and where the twins and the noise are in it."""
     logs = [e.data for path in paths for e in read(path).events if e.verb == "log" and e.note == "affinity"]
@@ -64,3 +73,5 @@ if __name__ == "__main__":
         print(table(*measured([Path(x) for x in sys.argv[1:]])))
     for kind in () if sys.argv[1:] else ("pmi", "jsd"):
         print(f"Planted {kind.upper()}:\n\n{table(planted(kind), (0, 1), N - 1)}\n")
+    if not sys.argv[1:]:
+        print(f"Planted PMI with our utility term:\n\n{with_utility(planted('pmi'))}")

@@ -7,6 +7,7 @@ pool and is trained on for the rest of the budget (paper: 25,000 examples of mil
 remainder, at most a task's size. The divergence's map to S is ours (not published): 1 - JSD / ln 2.
 `faithful` takes the released path instead: likelihoods floored at 1e-12, no epsilon, the closed form projected onto
 the simplex, beta / lambda = 10 / 20, a multinomial draw with replacement.
+`utility` is ours: the energy knows no task's worth, so validation gains of the proxies can be added to the unary term.
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from strategies._numerics import (
     known,
     learned,
     looked,
+    losses,
     project,
     rounds,
     simplex_qp,
@@ -49,7 +51,14 @@ class TaskPGM:
     items: int = 32  # validation items of each task that a proxy looks at, at most
     proxy: str | None = None  # another model for the proxies, a name as --model takes it
     faithful: bool = False  # as released; see above
+    utility: float = (
+        0.0  # ours, not the paper's: so much weight the task of the largest gain gets over that of the least
+    )
     mixture: LearnedMixture | None = None  # weights that another run has learned: no proxies
+
+    def __post_init__(self) -> None:
+        if self.utility and (self.affinity != "pmi" or self.proxy or self.faithful):
+            raise ValueError("utility needs affinity=pmi, proxies of the same model, and faithful=false")
 
     def run(self, lab: Lab) -> None:
         tasks = sorted(lab.tasks)
@@ -69,7 +78,7 @@ class TaskPGM:
         items, views = common(held, seen)
         S = self.pmi(items, views) if self.affinity == "pmi" else self.jsd(lab, items, views)
         lab.log("affinity", {"tasks": tasks, "items": len(items), "S": brief(S)})
-        p, terms = self.weights(S)
+        p, terms = self.weights(S, self.gains(lab, items, views) if self.utility else None)
         return learned(lab, p, **terms)
 
     def view(self, child: Lab, examples: Sequence[Example]) -> Sequence[Any]:
@@ -103,12 +112,20 @@ class TaskPGM:
         S: Array = 1 - J[0] / np.log(2)
         return S
 
-    def weights(self, S: Array) -> tuple[Array, dict[str, Any]]:
-        """p (n,), and the terms that it comes from in units of lambda."""
+    def gains(self, lab: Lab, items: Sequence[Example], views: Sequence[Sequence[Array]]) -> Array:
+        """u (n,): how far each single-task model lowers the mean loss over tasks, from 0 for the least to 1 for the most."""
+        before, after = losses(lab, items), [[-float(logp.mean()) for logp in mine] for mine in views]
+        fall = np.array([(task_means(items, before) - task_means(items, mine)).mean() for mine in after])
+        lab.log("gains", {"nats": fall.round(6)})
+        u: Array = (fall - fall.min()) / max(float(np.ptp(fall)), 1e-12)
+        return u
+
+    def weights(self, S: Array, u: Array | None = None) -> tuple[Array, dict[str, Any]]:
+        """p (n,), and the terms that it comes from in units of lambda. `u`: utilities, in units of S's mean diagonal."""
         n = len(S)
         S = definite(S, 0.0 if self.faithful else self.epsilon)
         r = n / 2 if self.r is None or self.faithful else self.r
-        unary = r / n * S.sum(1)
+        unary = r / n * S.sum(1) + (0.0 if u is None else self.utility * S.diagonal().mean() * u)
         A = np.arange(n) if self.m is None else np.sort(greedy_support(S, unary, self.m))
         solve = (lambda S, c: project(stationary(S, c))) if self.faithful else simplex_qp
         p = np.zeros(n)

@@ -1,15 +1,20 @@
 """The study of learned mixtures: its files are what they say, and its predictions are what the algebra gives."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from benchmarks import taskpgm_algebra as algebra
 from benchmarks import variants
 from harness import axes
+from harness.api import Example, HarnessError
+from harness.registry import resolve
 from harness.request import Request
 from strategies import _numerics as numerics
 from tests.conftest import ROOT
 from tests.records import make_record, write_run
+from tests.test_taskpgm import brute, by_phase, play
 
 FILE, AMORTISED, TUNING = (
     ROOT / "benchmarks" / f"{name}.yaml" for name in ("study_taskpgm", "study_taskpgm_amortised", "tuning_taskpgm")
@@ -20,6 +25,7 @@ def test_the_page_holds_what_the_script_prints():
     page = (ROOT / "docs" / "studies" / "taskpgm.md").read_text()
     for kind in ("pmi", "jsd"):
         assert algebra.table(algebra.planted(kind), (0, 1), 8) in page
+    assert algebra.with_utility(algebra.planted("pmi")) in page
 
 
 @pytest.mark.parametrize("kind", ["pmi", "jsd"])
@@ -39,22 +45,60 @@ def test_no_r_takes_from_both_the_twins_and_the_noise(kind):
             assert p == pytest.approx(line, abs=1e-9)
 
 
+@pytest.mark.parametrize(("r", "utility"), [(0.0, 0.1), (0.5, 0.05), (0.25, 0.08)])
+def test_with_a_utility_term_both_can_be_lowered(r, utility):
+    u = np.array([1.0] * 8 + [0.0])
+    p = algebra.TASKPGM(r=r, utility=utility).weights(algebra.planted("pmi"), u)[0]
+    assert max(p[0], p[1], p[8]) < 1 / 9 < min(p[2:8])
+    S = numerics.definite(algebra.planted("pmi"), 1e-3)
+    assert p == pytest.approx(brute(S, r / 9 * S.sum(1) + utility * S[0, 0] * u), abs=1e-9)
+
+
+def test_gains_are_falls_of_the_mean_loss_over_tasks():
+    rng, tasks = np.random.default_rng(0), ("a", "b", "c")
+    items = [Example(f"v:{t}/{k}", t, "validation") for k in range(3) for t in tasks if (t, k) != ("b", 2)]
+    before, *views = ([-rng.random(int(n)) for n in [2, 3, 1, 4, 2, 2, 1, 3]] for _ in range(4))
+    logs = {}
+    lab = SimpleNamespace(logprobs=lambda asked: before if asked is items else None, log=logs.__setitem__)
+    u = algebra.TASKPGM(utility=1.0).gains(lab, items, views)
+
+    def loss(view):
+        return np.mean([np.mean([-x.mean() for x, e in zip(view, items, strict=True) if e.task == t]) for t in tasks])
+
+    fall = np.array([loss(before) - loss(view) for view in views])
+    assert logs["gains"]["nats"] == pytest.approx(fall, abs=1e-6)
+    assert u == pytest.approx((fall - fall.min()) / (fall.max() - fall.min()))
+    assert not algebra.TASKPGM(utility=1.0).gains(lab, items, [views[0]] * 3).any()  # all alike: no preference
+
+
+def test_a_run_with_utility_pays_one_look_more(toy, tiny, tmp_path):
+    core, _, logs = play(tmp_path / "1", toy, tiny, options={"r": "0", "utility": "0.1"})
+    _, _, plain = play(tmp_path / "2", toy, tiny, options={"r": "0"})
+    assert logs["affinity"] == plain["affinity"]
+    assert logs["weights"] != plain["weights"]
+    assert set(by_phase(core)) == {"train", "proxy", "probe", "look"}
+    assert len(logs["gains"][0]["nats"]) == 3
+    for wrong in ({"affinity": "jsd"}, {"proxy": "pocket"}, {"faithful": "true"}):
+        with pytest.raises(HarnessError, match="strategy taskpgm: utility needs affinity=pmi"):
+            resolve("taskpgm").build({"utility": "0.1"} | wrong)
+
+
 def test_the_files_multiply_out_to_the_runs_they_announce(tmp_path):
     first, tuning = axes.drafts(FILE, {}, Request()), axes.drafts(TUNING, {}, Request())
-    assert (len(first), len(tuning)) == (110, 66)
+    assert (len(first), len(tuning)) == (120, 72)
     assert {d.entry.split(" lr=")[0] for d in tuning} == {d.entry for d in first}
     assert {d.request.seed for d in first}.isdisjoint({d.request.seed for d in tuning})
     again = axes.drafts(AMORTISED, {}, Request())
-    assert len(again) == 80
+    assert len(again) == 90
     taken = [d for d in again if "mixture" in d.request.options]
-    assert len(taken) == 60
+    assert len(taken) == 70
     for d in taken:  # each is a run of the first study, but for its mixture
         options = {k: v for k, v in d.request.options.items() if k != "mixture"}
         asked = (d.request.strategy, options, d.request.seed, d.request.lr, d.request.budget)
         assert asked in [(x.request.strategy, x.request.options, x.request.seed, x.request.lr, 1.0) for x in first]
         assert d.request.options["mixture"] == "runs"
     twin = axes.drafts(FILE, {"suites": str(variants.write("twin", tmp_path))}, Request())
-    assert len(twin) == 110
+    assert len(twin) == 120
 
 
 def test_measured_affinities_are_found_by_name(tmp_path):
