@@ -248,6 +248,19 @@ def submit(runs: tuple[Path, ...], results: Path, refutes: str | None) -> None:
 
 
 @cli.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@option("--out", default=Path("export"), show_default=True, type=DIRECTORY)
+@option("--organization", required=True, metavar="NAME", help="who ran it")
+@option("--relation", default="other", show_default=True, metavar="first_party|third_party|collaborative|other")
+def export(paths: tuple[Path, ...], out: Path, organization: str, relation: str) -> None:
+    """Write records in the schema of Every Eval Ever, a file a run; prints where."""
+    from harness.exchange import export as write
+
+    for made in write(paths, out, organization, relation):
+        click.echo(str(made))
+
+
+@cli.command()
 @option("--results", default=Path("results"), show_default=True, type=DIRECTORY)
 @option("--runs", default=Path("runs"), show_default=True, type=DIRECTORY)
 @option("--out", default=Path("dist"), show_default=True, type=DIRECTORY)

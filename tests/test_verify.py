@@ -12,7 +12,9 @@ from harness import items as items_module
 from harness import privacy, provenance, record, registry
 from harness.between import between
 from harness.cli import cli
+from harness.data import Row
 from harness.items import beside, pack
+from harness.suite import load_suite
 from harness.verify import verify
 from tests.records import make_record, pocket_run, rehashed, write_run, write_whole_run
 
@@ -522,6 +524,18 @@ def test_a_lean_file_of_honest_items_grades_as_it_says(good, tmp_path, monkeypat
     monkeypatch.setattr(items_module, "LIMIT", 1000)
     with pytest.raises(Exception, match="at most 1,000 can be submitted"):
         pack(good[1])
+
+
+def test_a_stock_tasks_own_filters_and_metric_grade(tmp_path):
+    from harness.regrade import grades
+
+    suite = load_suite("bbh")
+    answers = {" (B)": (False, True), "(B)": (True, True), "The answer is (B).": (False, True), "(A)": (False, False)}
+    task = "hyperbaton"
+    rows = [Row(f"t:{task}/{k}", task, f"question {k}", "(B)", f"Q {k}", "(B)") for k in range(len(answers))]
+    found = grades(suite, {task: rows}, {task: list(answers)})[task]
+    assert [(x["correct"]["strict-match"], x["correct"]["flexible-extract"]) for x in found] == list(answers.values())
+    assert found[2]["filtered"]["flexible-extract"] == "(B)"
 
 
 def test_what_cannot_be_graded_again_is_said(good, s, monkeypatch):
