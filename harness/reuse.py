@@ -132,6 +132,8 @@ def _event(source: Record) -> Event:
     if len(found) != 1:
         what = f"{len(found)} mixtures one after another" if found else "no mixture"
         raise HarnessError(f"it has learned {what}; expected one")
+    if found[0].billed_flops == 0:
+        raise HarnessError("its mixture has cost nothing, so there is nothing to take over")
     return found[0]
 
 

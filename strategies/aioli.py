@@ -47,7 +47,7 @@ class Aioli:
                 before = after
             A = self.smoothed(A, self.solved(P, fall), t)
             p = tilted(p, self.eta * A.sum(0))
-            mixture = lab.mixture(learned(lab, p, A=brief(A, 4000 // self.rounds), items=len(items)))
+            mixture = lab.mixture(learned(lab, p, self.rounds, A=brief(A, 4000 // self.rounds), items=len(items)))
             if t == self.rounds - 1:
                 lab.train(mixture)
             else:

@@ -39,7 +39,7 @@ class SkillIt:
         L: list[Array] = []
         for t in range(self.T):
             p = self.weights(A, L)
-            mixture = lab.mixture(learned(lab, p))
+            mixture = lab.mixture(learned(lab, p, self.T))
             if t == self.T - 1:
                 lab.train(mixture)
             else:

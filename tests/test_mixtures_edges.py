@@ -1,5 +1,6 @@
 """Learned mixtures where there is little to learn from, or much: one task, twins, singular affinities, 300 tasks."""
 
+import json
 import tracemalloc
 from types import SimpleNamespace
 
@@ -8,6 +9,8 @@ import pytest
 import yaml
 
 from benchmarks import mixture_algebra
+from harness.codec import plain
+from harness.core import LOG_NAME_BYTES
 from harness.errors import HarnessError
 from harness.ledger import BILLED
 from harness.request import Request, prepare
@@ -113,6 +116,18 @@ def test_r_zero_is_the_mixture_of_least_redundancy():
 
 
 # --- 300 tasks
+
+
+def test_what_is_learned_of_many_tasks_in_many_rounds_fits_into_the_record():
+    rng = np.random.default_rng(0)
+    for n, rounds, more in ((300, 10, {}), (300, 5, {"A": numerics.brief(rng.random((300, 300)), 800)}), (27, 10, {})):
+        names, said = [f"a_task_of_a_long_name_{i}" for i in range(n)], []
+        lab = SimpleNamespace(tasks=names, log=lambda name, value, said=said: said.append(json.dumps(plain(value))))
+        p = rng.dirichlet(np.ones(n))
+        weights = [numerics.learned(lab, p, rounds, **more) for _ in range(rounds)]
+        assert sum(map(len, said)) < LOG_NAME_BYTES
+        assert list(weights[0].values()) == pytest.approx(p.tolist(), abs=1e-9)
+        assert ("weights" in json.loads(said[0])) == (n == 27)
 
 
 @pytest.fixture(scope="module")

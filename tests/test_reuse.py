@@ -158,6 +158,7 @@ def weights_of(raw):
         (lambda raw: raw.pop("events"), "events: Field required"),
         (lambda raw: raw["events"].remove(weights_of(raw)), "it has learned no mixture; expected one"),
         (lambda raw: raw["events"].append(weights_of(raw)), "2 mixtures one after another"),
+        (lambda raw: weights_of(raw).update(billed_flops=0), "its mixture has cost nothing"),
         (lambda raw: weights_of(raw).update(data=3), "not a weight a task"),
         (lambda raw: weights_of(raw)["data"]["weights"].update(copy=-0.5), "not a weight a task"),
         (lambda raw: weights_of(raw)["data"]["weights"].update(copy=None), "not a weight a task"),
