@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness import items
 from harness.matrix import Cell
 from harness.record import Record, read
 from harness.standings import Standings, standings
@@ -99,7 +98,7 @@ def _with_items(made: Sequence[Row], files: Mapping[str, Path]) -> list[Row]:
     for key, group in peers.items():
         name = next((r.entry for r in group if r.records and r.records == r.reference), None)
         known = {r.entry: r.records for r in group if r.records}
-        said[key] = standings(known, name, lambda r: items.load(files[r.id]))
+        said[key] = standings(known, name, files)
     return [replace(row, standings=said[_peers(row)]) for row in made]
 
 

@@ -20,7 +20,6 @@ from rich.console import Console
 from harness import axes, matrix, matrix_view, record, study, workers
 from harness.compare import compare
 from harness.errors import HarnessError
-from harness.items import outcomes
 from harness.panel import Panel
 from harness.request import Request, prepare
 from harness.suite import load_suite
@@ -507,7 +506,13 @@ def test_rows_whose_items_are_there_are_compared_by_them(tmp_path):
         Cell(name, made, write_whole_run(made, found, tmp_path) / "record.json")
         for (name, _), (made, found) in runs.items()
     ]
-    answers = {name: {s: outcomes(*runs[name, s]) for s in range(3)} for name in ("proportional", "uniform")}
+    answers = {
+        name: {
+            s: [[x["correct"]["exact"] for x in rows] for _, rows in sorted(runs[name, s][1].rows.items())]
+            for s in range(3)
+        }
+        for name in ("proportional", "uniform")
+    }
     want = compare(Panel.of(answers), "proportional").differences["uniform"].estimate
     plain, other = study.rows(cells)
     assert other.difference == want

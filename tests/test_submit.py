@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from harness import refutation
 from harness.cli import cli
 from harness.errors import HarnessError
-from harness.items import Items
+from harness.items import Items, outcomes
 from harness.publish import load as published
 from harness.record import read
 from harness.submit import Refused, submit
@@ -51,6 +51,20 @@ def test_record_and_items_land_where_the_rules_say(good, run, tmp_path):
     assert {"item_sha256", "response", "correct"} < set(rows[0])
     assert verify([results], regrade=True).findings == []
     assert list(published([results])) == [made]
+
+
+def test_verdicts_are_read_alike_from_a_run_and_from_its_submitted_copy(good, run, tmp_path):
+    made, items = good
+    want = [[float(x["correct"]["exact"]) for x in rows] for _, rows in sorted(items.rows.items())]
+    copy = submit(run, tmp_path / "r").path
+    for file in (run / "record.json", copy):
+        assert outcomes(made, file, {}) == outcomes(made, file, {"addition": "exact"}) == want
+    assert outcomes(made, tmp_path / "none" / "record.json", {}) is None
+    with pytest.raises(HarnessError, match="no verdict of filter 'other'"):
+        outcomes(made, copy, {"addition": "other"})
+    fewer = made.scores["reverse"].model_copy(update={"n": 299})
+    with pytest.raises(HarnessError, match="expected 2399"):
+        outcomes(made.model_copy(update={"scores": {**made.scores, "reverse": fewer}}), copy, {})
 
 
 def test_twice_is_once_and_says_so(run, tmp_path):
