@@ -1,13 +1,14 @@
 # Two commands set everything up on a fresh machine: `make demo` and `make test`. Neither needs a GPU, a hub or an account.
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 # Processes that share the tests; each of them computes with one thread.
 JOBS ?= 2
 PYTEST := HARNESS_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test lint test-slow site clean
+.PHONY: demo test lint test-slow test-vllm site clean
 
 $(BIN)/harness: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +32,15 @@ lint: $(BIN)/harness
 
 test-slow: $(BIN)/harness
 	$(PYTEST) -m slow --durations=15
+
+# vLLM's build for CPUs, in an environment of its own: its numpy is another. Without the builds for CUDA that it asks for.
+$(VLLM_VENV)/made: constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r constraints-vllm.txt
+	touch $@
+
+test-vllm: $(BIN)/harness $(VLLM_VENV)/made
+	HARNESS_VLLM_PYTHON=$(VLLM_VENV)/bin/python $(PYTEST) --dist loadfile -m "vllm and not gpu" --durations=15
 
 site: $(BIN)/harness
 	$(BIN)/harness site

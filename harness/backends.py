@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -177,8 +178,13 @@ class VLLM:
         return self._lm
 
     def _start(self, folder: Path, settings: Mapping[str, Any]) -> Any:
+        from vllm import SamplingParams, TokensPrompt
+
         try:
-            return _recording_vllm()(pretrained=str(folder), batch_size="auto", **settings)
+            lm = _recording_vllm()(pretrained=str(folder), batch_size="auto", **settings)
+            # Some models fail only when they run.
+            lm.model.generate(TokensPrompt(prompt_token_ids=[0]), SamplingParams(max_tokens=1), use_tqdm=False)
+            return lm
         except Exception as error:
             raise CannotStart(one_line(error)) from error
 
@@ -302,8 +308,8 @@ def _recording_vllm() -> Any:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception as one line of at most 300 characters."""
-    text = " ".join(str(error).split())
+    """An exception as one line of at most 300 characters, files by their names alone: it may end in a record."""
+    text = re.sub(r"(?<![\w/])(?:/[\w.+-]+)+/", "", " ".join(str(error).split()))
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
 
 

@@ -16,6 +16,7 @@ from harness.errors import HarnessError
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+SCORER = click.Choice(["auto", "hf", "vllm"])
 
 
 def option(*names: str, **settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -67,7 +68,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         option("--lr", default=None, type=float, help="default: the suite's"),
         option("-o", "options", multiple=True, metavar="KEY=VALUE", help="a strategy's hyperparameter"),
         option("--mode", default="full", show_default=True, metavar="full|lora", help="what is trained"),
-        option("--scorer", default="auto", show_default=True, type=click.Choice(["auto", "hf", "vllm"])),
+        option("--scorer", default="auto", show_default=True, type=SCORER),
         option("--vllm-python", default=None, type=FILE, help="the Python that has vLLM, where this one has not"),
         option("--mirror", default=None, type=DIRECTORY, help="look in DIR/models and DIR/datasets before the hub"),
         option("--limit", default=None, type=int, help="rows a task and split; makes the record unofficial"),
@@ -83,7 +84,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @run_options
 def run(options: tuple[str, ...], **values: Any) -> None:
     """Fine-tune under a strategy, score the answer, and write runs/<id>/record.json."""
-    from harness import progress
+    from harness import progress, record, show
     from harness.request import Request, prepare
     from harness.run import execute, finished
 
@@ -92,11 +93,12 @@ def run(options: tuple[str, ...], **values: Any) -> None:
     done = finished(plan)
     if done:
         click.echo(f"harness: run {plan.id} is already done (--force runs it again)", err=True)
+        scorer, asked = record.read(done).reports.scorer, plan.request.scorer
+        if asked not in ("auto", scorer):
+            click.echo(f"harness: it was scored by {scorer}: harness score {plan.folder} --scorer {asked}", err=True)
     else:
         with progress.Live(f"{plan.identity.strategy} on {plan.identity.suite}") as live:
             done = execute(plan, live.watch, live.say)
-    from harness import record, show
-
     show.tables(record.read(done))
     click.echo(str(done))
 
@@ -171,6 +173,43 @@ def _pairs(options: tuple[str, ...]) -> dict[str, str]:
             raise HarnessError(f"option {option!r}: expected key=value")
         pairs[key.strip()] = value
     return pairs
+
+
+@cli.command()
+@click.argument(
+    "folders", metavar="RUN_DIR|CHECKPOINT_DIR...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@option("--suite", default=None, metavar="NAME|FILE", help="default: the run's")
+@option("--scorer", default="auto", show_default=True, type=SCORER)
+@option("--vllm-python", default=None, type=FILE, help="the Python that has vLLM, where this one has not")
+@option("--mirror", default=None, type=DIRECTORY, help="look in DIR/models and DIR/datasets before the hub")
+@option("--limit", default=None, type=int, help="rows a task and split")
+@option("--runs", default=Path("runs"), show_default=True, type=DIRECTORY)
+@click.option("--json", "as_json", is_flag=True, help="print all scores as JSON and nothing else")
+def score(folders: tuple[Path, ...], suite: str | None, limit: int | None, as_json: bool, **values: Any) -> None:
+    """Score checkpoints on a suite's test split, all by one engine; records are not touched."""
+    from harness import progress
+
+    progress.quiet()
+    from harness import rescore
+    from harness import show as view
+    from harness.score import Service
+
+    def say(line: str) -> None:
+        click.echo(f"harness: {line}", err=True)
+
+    found = rescore.targets(folders, suite, limit)
+    with Service(values["scorer"], values["vllm_python"], say) as service:
+        all_scores = []
+        for summary in rescore.score_all(found, service, values["runs"], values["mirror"], say):
+            all_scores.append(summary)
+            if not as_json:
+                view.scores(summary)
+    if as_json:
+        click.echo(json.dumps(all_scores, indent=1, sort_keys=True))
+    else:
+        for summary in all_scores:
+            click.echo(summary["path"])
 
 
 @cli.command()

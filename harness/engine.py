@@ -303,3 +303,11 @@ class Engine:
         """A plain transformers checkpoint; adapters are merged in the file only."""
         (merged(self.lm, self.folder) if self.lora else self.lm).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+    def release(self) -> None:
+        """Leave a GPU to the scoring: weights go to the host, moments are dropped. Nothing can be run afterwards."""
+        if self.device.type == "cuda":
+            self.model.to("cpu")
+            del self.optimizer
+            self.accelerator.free_memory()
+            torch.cuda.empty_cache()

@@ -79,6 +79,9 @@ def execute(
 def _durable_point(plan: Plan, say: Callable[[str], None]) -> durable.Point | None:
     """Where an interrupted run goes on, with journal and ledger cut back to it; None to start from the first verb."""
     folder = plan.folder
+    if plan.request.force:  # scores that were kept are of this request too
+        for name in ("lm_eval", "items"):
+            shutil.rmtree(folder / name, ignore_errors=True)
     begun = (folder / "journal.jsonl").exists() and not plan.request.force
     point = durable.load(folder) if begun else None
     if point is not None:
@@ -189,6 +192,7 @@ class _Run:
         shutil.rmtree(final, ignore_errors=True)
         engine.save_pretrained(final)
         self.weights = digest({p.name: file_digest(p) for p in sorted(final.glob("*.safetensors"))})
+        engine.release()
         ledger.close()
         return status
 

@@ -129,10 +129,10 @@ class Service:
             return "hf"
         try:
             self._interpreters["vllm"] = vllm_interpreter(vllm_python)
-        except HarnessError as error:
+        except HarnessError:
             if self.asked == "vllm":
                 raise
-            self.instead = str(error)
+            self.instead = "vLLM is not installed"
             return "hf"
         return "vllm"
 

@@ -25,6 +25,9 @@ def tables(record: Record) -> None:
     if record.scores:
         console.print(_scores(record))
     console.print(_ledger(record))
+    backend = record.reports.backend
+    if backend is not None and (backend["name"] == "vllm" or backend["instead_of_vllm"]):
+        console.print(_scorer(backend, record.reports.backend_gate), markup=False)
     if record.reports.error:
         console.print(record.reports.error, markup=False)
 
@@ -45,6 +48,34 @@ def _scores(record: Record) -> Table:
     change = "" if start is None else f"{100 * (macro - start):+.1f}"
     table.add_row("macro mean", str(n), "" if start is None else f"{100 * start:.1f}", f"{100 * macro:.1f}", "", change)
     return table
+
+
+def scores(summary: dict[str, Any]) -> None:
+    """Scores of one checkpoint, and which backend they are by, on stdout."""
+    console = Console(highlight=False)
+    table = Table("task", "n", "score", "± s.e.", "cut", title=f"{summary['checkpoint']} (lm-eval, test split, %)")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    rows = summary["scores"]
+    for task, row in rows.items():
+        shown = (f"{100 * row['value']:.1f}", f"{100 * row['stderr']:.1f}", str(row["truncated"]))
+        table.add_row(task, str(row["n"]), *shown)
+    table.add_section()
+    n, value = sum(r["n"] for r in rows.values()), sum(r["value"] for r in rows.values()) / len(rows)
+    table.add_row("macro mean", str(n), f"{100 * value:.1f}", "", "")
+    console.print(table)
+    console.print(_scorer(summary["backend"], summary["backend_gate"]), markup=False)
+
+
+def _scorer(backend: dict[str, Any], gate: dict[str, Any] | None) -> str:
+    """One line: the backend, its version, and what the gate said."""
+    package = {"hf": "transformers"}.get(backend["name"], backend["name"])
+    by = f"scored by {backend['name']} ({package} {backend['packages'][package]})"
+    if backend["instead_of_vllm"]:
+        by += f", not by vLLM: {backend['instead_of_vllm']}"
+    if gate is None:
+        return by
+    return f"{by}; {gate['why'] or 'backend gate: agreement {agreement:.1%} of {items} items'.format(**gate)}"
 
 
 def _ledger(record: Record) -> Table:
