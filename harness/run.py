@@ -212,6 +212,8 @@ class _Run:
                 self.say("scoring the base model, once for this workload")
                 self.scoring(self.plan.model.folder, work)
         saved = json.loads((work / "scores.json").read_text(encoding="utf-8"))
+        if saved.get("backend_gate"):
+            self.score["backend_gate"] |= {"base": saved["backend_gate"]}
         return {task: row["value"] for task, row in saved["scores"].items()}
 
     def write(self, status: str, error: str | None) -> Path:
@@ -228,7 +230,7 @@ class _Run:
             data["test"] = self.score["test_sha256"]
         env = environment.describe(plan.suite, plan.model, plan.revisions)
         gates = {name: self.score.get(name) for name in ("backend_gate", "parity")}
-        passed = all(gate is None or gate["passed"] for gate in gates.values())
+        passed = all(g is None or (g["passed"] and g.get("base", g)["passed"]) for g in gates.values())
         made = record.Record(
             schema_version=record.SCHEMA_VERSION,
             rules_version=RULES_VERSION,

@@ -75,7 +75,8 @@ def _scorer(backend: dict[str, Any], gate: dict[str, Any] | None) -> str:
         by += f", not by vLLM: {backend['instead_of_vllm']}"
     if gate is None:
         return by
-    return f"{by}; {gate['why'] or 'backend gate: agreement {agreement:.1%} of {items} items'.format(**gate)}"
+    why = gate["why"] or (gate.get("base", gate)["why"] or "").replace("gate:", "gate, base model:")
+    return f"{by}; {why or 'backend gate: agreement {agreement:.1%} of {items} items'.format(**gate)}"
 
 
 def _ledger(record: Record) -> Table:

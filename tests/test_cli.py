@@ -136,6 +136,19 @@ def test_items_and_raw_output_are_kept_and_give_the_scores(ran):
     assert (folder / "config.yaml").exists()
 
 
+def test_scoring_a_run_again_gives_its_scores_and_leaves_its_record(ran, tmp_path):
+    from pathlib import Path
+
+    path = Path(ran[0])
+    before = path.read_bytes()
+    done = harness("score", path.parent, "--runs", tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)
+    assert {task: record.TaskScore(**row) for task, row in found["scores"].items()} == record.read(path).scores
+    assert found["backend"]["name"] == found["scorer"] == "hf"
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

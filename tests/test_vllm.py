@@ -90,7 +90,8 @@ def test_a_run_is_scored_by_vllm_and_its_record_says_so(ran):
     assert gate["items"] == gate["prompts_equal"] == 64
     assert gate["agreement"] >= 0.95
     assert gate["passed"]
-    assert gate["why"] is None
+    assert gate["base"]["passed"]
+    assert gate["why"] is gate["base"]["why"] is None
     assert set(reports.base_scores) == set(found.scores) == {"last", "larger", "lookup", "reverse"}
     assert found.macro > found.macro_base  # it has learned something: agreement is not that of two silent models
     text = (folder / "record.json").read_text()
