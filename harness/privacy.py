@@ -26,7 +26,7 @@ PATH = re.compile(
     r"""(?<![\w/.:)\]>~-])(?:~?/(?!/)(?=[\w.~@-]*[A-Za-z])[\w.~@-]+(?:/[\w.~@-]+)*/?|~/\S*)|\b[A-Za-z]:\\\S+|\\\\\w+\\\S+"""
 )
 ADDRESS = re.compile(
-    r"\b[a-z][a-z0-9+.-]{0,30}://|\b(?:javascript|vbscript|data|file):\S|\b\d{1,3}(?:\.\d{1,3}){3}\b", re.I
+    r"\b[a-z][a-z0-9+.-]{0,30}://|\b(?:javascript|vbscript|file):\S|\bdata:[a-z]+/|\b\d{1,3}(?:\.\d{1,3}){3}\b", re.I
 )
 MAIL = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,64}\.\w")
 HOST = re.compile(
@@ -36,9 +36,10 @@ HOST = re.compile(
 MARKUP = re.compile(r"<\s*[/!?]?[a-zA-Z]|&#?\w+;")
 SECRET = re.compile(
     r"\b(?:hf_|sk-|gh[opsu]_|github_pat_|xox[abpr]-|glpat-|AIza|ya29\.|npm_|pypi-)[\w-]{10,}"
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{12,}|\beyJ[\w-]{8,400}\.[\w-]{8}|-----BEGIN|\b(?:password|passwd|secret|api_?key|token)\s*[=:]\s*\S{6}",
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{12,}|\beyJ[\w-]{8,400}\.[\w-]{8}|-----BEGIN [A-Z ]*PRIVATE KEY",
     re.I,
 )
+GIVEN = re.compile(r"\b(?:password|passwd|secret|api_?key|token)\s*[=:]\s*\S{6}", re.I)  # a response may hold such code
 RANDOM = re.compile(r"[A-Za-z0-9_+/=-]{24,}")
 
 
@@ -76,7 +77,7 @@ def wrong_text(text: str) -> str | None:
 
 def leak(text: str, free: bool = True) -> str | None:
     """A secret, and in free text a path, address, host or user; None if there is none."""
-    if SECRET.search(text) or any(value in text for value in _environment()):
+    if SECRET.search(text) or GIVEN.search(text) or any(value in text for value in _environment()):
         return "a secret"  # not shown again
     if PATH.search(text):
         return f"an absolute path: {short(text)}"

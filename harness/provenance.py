@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -74,25 +74,36 @@ def _scored(task: str, s: TaskScore, how: ScoringTask) -> Found:
 
 
 def _source(r: Record, submitted: bool) -> Found:
-    i, commit = r.identity, r.environment.git.commit
-    names = i.strategy.split("+")
-    for name in names:
-        if name not in registry.builtin() and name not in registry.entry_points():
-            if submitted:
-                yield f"identity.strategy {short(name)}", "a strategy of strategies/ or of an installed package"
-            return
-    if any(name not in registry.builtin() for name in names):
-        parts: list[str] | None = _plugins(tuple(names))
-        where = "the installed plug-in"
-    elif commit is not None and (at := _committed(commit, tuple(names))) is not None:
-        parts, where = list(at), f"strategies/ at commit {commit[:12]}"
-    else:
-        parts, where = list(_here(tuple(names))), "strategies/ as it is here"
-    if parts is None:
+    i, names = r.identity, tuple(r.identity.strategy.split("+"))
+    strange = [name for name in names if name not in registry.builtin() and name not in registry.entry_points()]
+    if strange:
+        if submitted:
+            yield f"identity.strategy {short(strange[0])}", "a strategy of strategies/ or of an installed package"
         return
-    want = parts[0] if len(parts) == 1 else digest(parts)
-    if i.source_sha256 != want:
+    if r.environment.git.dirty and not submitted:
+        return  # of a file that may be in no commit: nobody else can say what it was
+    known = _sources(r, names)
+    if known and i.source_sha256 not in known:
+        want, where = next(iter(known.items()))
         yield f"identity.source_sha256 {short(i.source_sha256[:12])}", f"{want[:12]}, of {where}"
+
+
+def _sources(r: Record, names: tuple[str, ...]) -> dict[str, str]:
+    """Digests that the record's source may have, and where they are from; none for a plug-in that is broken."""
+    git, found = r.environment.git, {}
+    if any(name not in registry.builtin() for name in names):
+        parts = _plugins(names)
+        return {} if parts is None else {_digest(parts): "the installed plug-in"}
+    at = _committed(git.commit, names) if git.commit is not None else None
+    if at is not None:
+        found[_digest(at)] = f"strategies/ at commit {str(git.commit)[:12]}"
+    if at is None or git.dirty:
+        found.setdefault(_digest(_here(names)), "strategies/ as it is here")
+    return found
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else digest(list(parts))
 
 
 @cache

@@ -323,7 +323,7 @@ TAMPERED = {
     "a huge name": (put("environment.device", "x" * 5000), "at most 200"),
     "a huge text": (log("x " * 40_000), "at most 64000"),
     "huge events": (log(["x " * 30_000] * 30), "at most 1,500,000"),
-    "a huge file": (log(["x " * 30_000] * 50), "at most 2,500,000"),
+    "a huge file": (log(["x " * 30_000] * 80), "at most 4,000,000"),
 }
 
 
@@ -589,6 +589,24 @@ def test_the_machines_own_names_are_found_and_scrubbed(monkeypatch):
     assert "host or a user" in privacy.wrong_text("run on Ariadne.")
     assert privacy.wrong_text("has s3cr3tvalue in it") == "a secret"
     assert privacy.scrub("theseus wrote /home/theseus/x/y.json on ariadne-2") == "- wrote y.json on --2"
+
+
+def test_a_response_may_hold_code_about_tokens():
+    assert not privacy.secret("token = tokenizer.next()\npassword: str")
+    assert privacy.secret("-----BEGIN RSA PRIVATE KEY-----")
+
+
+def test_the_source_of_a_dirty_clone_is_asked_of_submitted_records_only(good):
+    made, _ = good
+    git = made.environment.git.model_copy(update={"dirty": True})
+    changed = made.model_copy(
+        update={
+            "environment": made.environment.model_copy(update={"git": git}),
+            "identity": made.identity.model_copy(update={"source_sha256": "0" * 64}),
+        }
+    )
+    assert list(provenance._source(changed, False)) == []
+    assert "as it is here" in next(provenance._source(changed, True))[1]
 
 
 def test_git_commits_are_looked_up_in_this_clone():
