@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import io
+import json
 import re
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import jinja2
 
@@ -21,9 +24,11 @@ from harness.spec import Divide, Scored, Source
 from harness.suite import Suite
 
 JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
-BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+BUILDERS = {".jsonl": "json", ".json": "", ".parquet": "parquet", ".csv": "csv"}
 FILES = ("*.parquet", "*.jsonl", "*.json", "*.csv", "README.md")
 ALONE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+BETWEEN = re.compile(r"[\s,\[\]]*")
+BLOCK = 1 << 20  # characters of a JSON file that are read at a time
 SLICE = re.compile(r"(.+?)\[(\d*):(\d*)\]")
 
 
@@ -186,11 +191,45 @@ def _table(folder: Path, source: Source, config: str, split: str) -> Any:
     if source.files is None:
         return datasets.load_dataset(str(folder), config or None, split=split, streaming=True)
     file, _, member = source.files.replace("{config}", config).replace("{split}", split).partition("::")
-    builder = BUILDERS.get(Path(member or file).suffix)
-    if builder is None:
+    suffix = Path(member or file).suffix
+    if suffix not in BUILDERS:
         raise HarnessError(f"{source.files!r} is none of {', '.join(BUILDERS)}")
+    if suffix == ".json":
+        return _objects(folder, file, member)
     path = f"zip://{member}::{folder / file}" if member else str(folder / file)
-    return datasets.load_dataset(builder, data_files={"rows": path}, split="rows", streaming=True)
+    return datasets.load_dataset(BUILDERS[suffix], data_files={"rows": path}, split="rows", streaming=True)
+
+
+def _objects(folder: Path, file: str, member: str) -> Iterator[dict[str, Any]]:
+    """Rows of JSON files, of an archive's member if one is named. `datasets` would hold a whole array in memory."""
+    if not (found := sorted(folder.glob(file))):
+        raise FileNotFoundError(f"no file {file}")
+    for path in found:
+        if not member:
+            with path.open(encoding="utf-8") as text:
+                yield from _decoded(text)
+            continue
+        with zipfile.ZipFile(path) as archive, archive.open(member) as raw:
+            yield from _decoded(io.TextIOWrapper(raw, encoding="utf-8"))
+
+
+def _decoded(text: IO[str]) -> Iterator[dict[str, Any]]:
+    """The objects of an array, or of lines, one after the other."""
+    decoder, buffer, at = json.JSONDecoder(), "", 0
+    while True:
+        at = BETWEEN.match(buffer, at).end()  # type: ignore[union-attr]  # it matches the empty text
+        try:
+            row, at = decoder.raw_decode(buffer, at)
+        except ValueError:
+            if not (more := text.read(BLOCK)):
+                if buffer[at:]:
+                    raise
+                return
+            buffer, at = buffer[at:] + more, 0
+            continue
+        if not isinstance(row, dict):
+            raise TypeError(f"expected objects, found {type(row).__name__}")
+        yield row
 
 
 def fetch(suite: Suite, mirror: Path | None) -> dict[str, str | None]:

@@ -1,5 +1,6 @@
 """Where rows come from: hub, mirror and local files; filters, divisions, counts; overlap and digests against brute force."""
 
+import io
 import json
 import os
 import socket
@@ -197,6 +198,34 @@ def test_local_files_with_fields_of_their_own(tmp_path):
     assert spec.verified
     found = {s: load_rows(spec, s) for s in ("train", "validation")}
     assert sum(len(g) for rows in found.values() for g in rows.values()) == 60
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.dictionaries(st.text(max_size=4), st.text(max_size=30) | st.integers() | st.lists(st.text(), max_size=2))
+    ),
+    st.sampled_from(["array", "indented", "lines"]),
+    st.integers(1, 40),
+)
+def test_json_files_are_read_piece_by_piece(rows, form, block):
+    """Whatever the pieces: an array, an indented one, and lines all give the rows that were written."""
+    text = (
+        "\n".join(map(json.dumps, rows))
+        if form == "lines"
+        else json.dumps(rows, indent=2 if form == "indented" else None)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "BLOCK", block)
+        assert list(sources._decoded(io.StringIO(text))) == rows
+
+
+@pytest.mark.parametrize("text", ['[{"kind": "copy"}, {"te', "[1, 2]", "nothing"])
+def test_broken_json_names_the_data_set(tmp_path, text):
+    (_made(tmp_path / "suite") / "rows.json").write_text(text)
+    spec = suite(tmp_path, hub=None, files="rows.json", where="false")
+    with pytest.raises(HarnessError, match=r"data 'rows\.json': not to be had \("):
+        load_rows(spec, "train")
 
 
 def _made(folder):
