@@ -16,6 +16,12 @@ def asset(name: str) -> Path:
     return bundled if bundled.is_dir() else _PACKAGE.parent / name
 
 
+def document(name: str) -> Path:
+    """A text file of the repository by its path from the top, such as docs/rules.md; in a wheel its copy."""
+    bundled = _PACKAGE / "_bundled" / name
+    return bundled if bundled.is_file() else _PACKAGE.parent / name
+
+
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text. NaN and infinities are refused."""
     return json.dumps(

@@ -1,19 +1,23 @@
-"""Score against billed FLOPs as one SVG. Colours are CSS variables of the page, so that it follows light and dark.
+"""The board's picture, score against billed FLOPs, and performance profiles, as SVG. Colours are CSS variables of the page.
 
-It reads without colour: a shape per strategy and a label per entry, at its largest budget. Points of one budget would lie
-on top of each other, so they are set side by side; the exact FLOPs are in the table.
+They read without colour: a shape or a dash per strategy and a label per entry, at its largest budget. Points of one budget
+would lie on top of each other, so they are set side by side; the exact FLOPs are in the table. Every mark says what it
+is in its `aria-label`, which the page's script shows when it is pointed at.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WIDTH, HEIGHT = 640, 360  # pixels of the plot, without axes
+from harness.plain import plain
+
+WIDTH, HEIGHT = 640, 340  # pixels of the plot, without axes; higher where labels need it
 LEAST = 5.0  # percent of score that the y axis spans at least, lest noise look like a difference
-LABEL = 16  # pixels from one label's line to the next
+LABEL = 15  # pixels from one label's line to the next
 COLOURS = [f"var(--series-{k})" for k in range(1, 8)]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"]
 REFERENCE = "proportional"  # always the first colour and shape
@@ -40,11 +44,12 @@ class Frame:
     right: float
     bottom: float
     top: float
+    height: int = HEIGHT
 
     @property
     def label_gap(self) -> float:
         """Percent of score that one label's line is high."""
-        return LABEL * (self.top - self.bottom) / HEIGHT
+        return LABEL * (self.top - self.bottom) / self.height
 
 
 def frame(points: Sequence[Point], base: float | None) -> Frame:
@@ -58,7 +63,8 @@ def frame(points: Sequence[Point], base: float | None) -> Frame:
     if base is not None and 2 * low - high <= 100 * base < low:
         low = 100 * base
     pad = 0.08 * (high - low)
-    return Frame(min(xs) - 0.12 * span, max(xs) + 0.5 * span, low - pad, high + pad)
+    height = max(HEIGHT, LABEL * (len({p.label for p in points}) + 2))
+    return Frame(min(xs) - 0.12 * span, max(xs) + 0.5 * span, low - pad, high + pad, height)
 
 
 def place(points: Sequence[Point], f: Frame) -> list[dict[str, Any]]:
@@ -75,10 +81,16 @@ def place(points: Sequence[Point], f: Frame) -> list[dict[str, Any]]:
             ends = [p.score if e is None else min(max(100 * e, f.bottom), f.top) / 100 for e in (p.low, p.high)]
             y, low, high = (100 * v for v in (p.score, *ends))
             marks.append(
-                {"strategy": p.strategy, "label": p.label, "multiple": multiple, "x": x, "y": y}
-                | {"low": low, "high": high}
+                {"strategy": p.strategy, "label": plain(p.label, 60), "multiple": multiple, "x": x, "y": y}
+                | {"low": low, "high": high, "words": _words(p)}
             )
     return marks
+
+
+def _words(p: Point) -> str:
+    """What a mark is, for a screen reader and for who points at it."""
+    ends = "" if p.low is None or p.high is None else f", 95 % interval {100 * p.low:.1f} to {100 * p.high:.1f}"
+    return f"{plain(p.label, 60)}: {100 * p.score:.1f} %{ends}; {p.spent:.3g}x billed, {p.multiple:g}x budget"
 
 
 def labels(marks: Sequence[dict[str, Any]], f: Frame) -> list[dict[str, Any]]:
@@ -117,16 +129,63 @@ def draw(points: Sequence[Point], base: float | None) -> str:
     text = alt.Chart(alt.InlineData(values=labels(place(points, f), f)))
     x, y = _axes(points, f)
     colour, shape = _identity(points)
-    at_x, at_y = alt.X("at_x:Q"), alt.Y("at_y:Q")
+    at_x, at_y, words = alt.X("at_x:Q"), alt.Y("at_y:Q"), alt.Description("words:N")
     layers = [
         *_base(base, f),
-        marks.mark_line(strokeWidth=1, opacity=0.6).encode(x, y, colour, detail="label:N"),
-        marks.mark_rule(strokeWidth=1.5).encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), colour),
-        marks.mark_point(filled=True, size=85, opacity=1).encode(x, y, colour, shape),
-        text.mark_rule(strokeWidth=0.75, strokeDash=[1, 2]).encode(x, y, alt.X2("at_x"), alt.Y2("at_y"), colour),
-        text.mark_text(align="left", dx=4, limit=190, **_WORDS).encode(at_x, at_y, text="label:N"),
+        marks.mark_line(strokeWidth=1, opacity=0.6).encode(x, y, colour, alt.Description("label:N"), detail="label:N"),
+        marks.mark_rule(strokeWidth=1.5).encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), colour, words),
+        marks.mark_point(filled=True, size=85, opacity=1).encode(x, y, colour, shape, words),
+        text.mark_rule(strokeWidth=0.75, strokeDash=[1, 2]).encode(x, y, alt.X2("at_x"), alt.Y2("at_y"), colour, words),
+        text.mark_text(align="left", dx=4, limit=190, **_WORDS).encode(at_x, at_y, words, text="label:N"),
     ]
-    return str(vl_convert.vegalite_to_svg(_styled(alt.layer(*layers)).to_dict()))
+    return _svg(vl_convert.vegalite_to_svg(_styled(alt.layer(*layers), f.height).to_dict()))
+
+
+def _svg(drawn: Any) -> str:
+    """Without the attributes that repeat on each mark and that nobody reads: a third of the size."""
+    return re.sub(
+        r' (?:aria-roledescription="(?!point)[^"]*"|role="graphics-symbol"|pointer-events="none"|stroke-miterlimit="10")',
+        "",
+        str(drawn),
+    )
+
+
+DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4], [10, 4], [1, 3]]
+
+
+def profile_picture(factors: Sequence[float], shares: Mapping[str, Sequence[float]]) -> str:
+    """Performance profiles: the share of workloads on which a strategy is within a factor of the best. "" for none."""
+    import altair as alt
+    import vl_convert
+
+    if not shares:
+        return ""
+    names = [n for n in (REFERENCE,) if n in shares] + sorted(shares.keys() - {REFERENCE})
+    curves = [
+        {"x": x, "y": 100 * y, "label": plain(n, 60)} for n in names for x, y in zip(factors, shares[n], strict=True)
+    ]
+    gap = LABEL * 108 / HEIGHT
+    ends = sorted(names, key=lambda n: shares[n][-1])
+    heights = spread([100 * shares[n][-1] for n in ends], gap, 0, 104)
+    last = [{"x": factors[-1], "y": y, "label": plain(n, 60)} for n, y in zip(ends, heights, strict=True)]
+    colour, _ = _identity([Point(plain(n, 60), n, 1, 1, 0, None, None) for n in names])
+    colour.shorthand = "label:N"
+    dash = alt.StrokeDash("label:N", legend=None).scale(
+        domain=[plain(n, 60) for n in names], range=[DASHES[k % len(DASHES)] for k in range(len(names))]
+    )
+    x = alt.X("x:Q", title="FLOPs to target, as a multiple of the best strategy's").scale(
+        domain=[factors[0], factors[-1]], nice=False
+    )
+    y = (
+        alt.Y("y:Q", title="workloads within that factor, %")
+        .scale(domain=[0, 108], nice=False)
+        .axis(values=[0, 25, 50, 75, 100])
+    )
+    lines = alt.Chart(alt.InlineData(values=curves)).mark_line(interpolate="step-after", strokeWidth=2)
+    text = alt.Chart(alt.InlineData(values=last)).mark_text(align="left", dx=6, limit=150, clip=False, **_WORDS)
+    chart = alt.layer(lines.encode(x, y, colour, dash, alt.Description("label:N")), text.encode(x, y, text="label:N"))
+    chart = chart.properties(padding={"left": 5, "top": 5, "bottom": 5, "right": 40})
+    return _svg(vl_convert.vegalite_to_svg(_styled(chart, HEIGHT).to_dict()))
 
 
 _WORDS = {"baseline": "middle", "fontSize": 12, "color": "currentColor"}
@@ -165,9 +224,9 @@ def _base(base: float | None, f: Frame) -> list[Any]:
     return [chart.mark_rule(strokeDash=[6, 4], color="currentColor").encode(alt.Y("at:Q")), text] if near else [text]
 
 
-def _styled(chart: Any) -> Any:
+def _styled(chart: Any, height: int) -> Any:
     """Axes in the page's text colour, faint grid, no background."""
     axis: dict[str, Any] = {"labelColor": "currentColor", "titleColor": "currentColor", "domainColor": "currentColor"}
     axis |= {"tickColor": "currentColor", "gridColor": "currentColor", "gridOpacity": 0.12, "titleFontWeight": "normal"}
-    chart = chart.properties(width=WIDTH, height=HEIGHT, background="transparent")
+    chart = chart.properties(width=WIDTH, height=height, background="transparent")
     return chart.configure_axis(**axis, labelFontSize=12, titleFontSize=12).configure_view(stroke=None)

@@ -7,12 +7,14 @@ from html.parser import HTMLParser
 import pytest
 from click.testing import CliRunner
 
+from harness.board import section
 from harness.cli import cli
-from harness.publish import build, command, load, section
+from harness.pages import command
+from harness.publish import build, load
 from harness.record import read
 from tests.records import ONE_BUDGET, make_record, write_result, write_run
 
-VOID = {"meta", "link", "br"}
+VOID = {"meta", "link", "br", "input"}
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -91,39 +93,44 @@ def test_a_row_shows_mean_interval_and_paired_difference(tmp_path):
     plain = [make_record("proportional", s, {"a": v}) for s, v in ((0, 0.50), (1, 0.51))]
     found = page(tmp_path, *msft, *plain)
     assert found.row("msft") == [
-        "msft provisional",
-        "0.001",
-        "2",
+        "msft provisional unverified",
+        "–",
         "61.5 ± 19.1",  # t(1) = 12.706 times half the range of 3 points
         "+11.0 ± 12.7",
-        "800 0.0008x",
+        "",
+        "–",
+        "0.0008x",
         "25.0",
-        "0 1",
+        "–",
+        "0.0 s",
+        "none",
+        "0.001",
+        "20 1",
     ]
-    assert found.row("proportional")[4] == "reference"
-    assert found.row("base model")[3] == "10.0"
+    assert found.row("proportional")[3] == "reference"
+    assert found.row("base model")[2] == "10.0"
 
 
 def test_one_seed_has_no_interval_but_a_labelled_item_error(tmp_path):
     found = page(tmp_path, make_record("proportional", 0, {"a": 0.5}, n=101), make_record("dft", 0, {"a": 0.6}))
     # sqrt(0.25 / 100) = 0.05
-    assert found.row("proportional")[3] == "50.0one seed; standard errorover items 5.0"
-    assert found.row("dft")[4] == "+10.0 one shared seed"
+    assert found.row("proportional")[2] == "50.0 s.e. 5.0"
+    assert found.row("dft")[3] == "+10.0 one shared seed"
 
 
 @pytest.mark.parametrize(("suite", "needed"), [("pocket", 10), ("bbh", 5)])
 def test_provisional_below_the_seeds_that_the_rules_ask(tmp_path, suite, needed):
     few, enough = seeds(needed - 1, 0.5, "few", suite=suite), seeds(needed, 0.5, "enough", suite=suite)
     found = page(tmp_path, *few, *enough)
-    assert found.row("few")[0] == "few provisional"
-    assert found.row("enough")[0] == "enough"
+    assert found.row("few")[0] == "few provisional unverified"
+    assert found.row("enough")[0] == "enough unverified"
 
 
 def test_unofficial_runs_are_marked(tmp_path):
     mixed = [make_record("mixed", s, official=s > 0) for s in range(3)]
     found = page(tmp_path, *mixed, make_record("none", official=False))
-    assert found.row("mixed")[0] == "mixed provisional 1 of 3 unofficial"
-    assert found.row("none")[0] == "none provisional unofficial"
+    assert found.row("mixed")[0] == "mixed provisional 1 of 3 unofficial unverified"
+    assert found.row("none")[0] == "none provisional unofficial unverified"
 
 
 def test_rows_are_sorted_by_score_and_budgets_begin_with_1x():
@@ -191,7 +198,7 @@ def test_amortised_rows_stand_after_the_ranked_ones_and_show_both_prices(tmp_pat
     assert rows[2].difference.value == pytest.approx(0.8 - 0.405)
     shown = page(tmp_path, *ranked, *taken)
     cells = next(c for c in shown.cells if "amortised" in c[0])
-    assert "at first use 1.4x" in " ".join(cells[5].split())
+    assert "first use 1.40x" in " ".join(cells[6].split())
     assert shown.text.count("amortised") >= 3  # the row, the legend, the caption
     run = Page((tmp_path / "out" / "runs" / f"{taken[0].id}.html").read_text())
     assert run.row("at first use")[1] == "1.30e6"
@@ -215,9 +222,11 @@ def test_a_mixture_of_each_seeds_own_is_one_row_and_one_for_all_seeds_another():
     [{"suite": "bbh"}, {"model": "m/n"}, {"mode": "lora"}, {"limit": 8}, {"data": "else"}, {"scores": {"a": 0.5}}],
 )
 def test_workloads_are_not_mixed(tmp_path, other):
-    found = page(tmp_path, make_record(), make_record("msft", **other))
-    assert sum(tag == "section" for tag, _ in found.tags) == 2
-    assert found.row("msft")[4] == "no reference"
+    page(tmp_path, make_record(), make_record("msft", **other))
+    boards = [Page(p.read_text()) for p in (tmp_path / "out" / "boards").glob("*.html")]
+    assert len(boards) == 2
+    (found,) = [b for b in boards if any(c[0].startswith("msft") for c in b.cells if c)]
+    assert found.row("msft")[3] == "no reference"
 
 
 def test_each_run_counts_once_and_a_result_goes_before_a_failed_copy(tmp_path):
@@ -291,40 +300,61 @@ def test_hostile_names_are_text_everywhere(tmp_path):
         model='"><svg onload=alert(1)>',
         passed={"<b>": "</code><script>x</script>"},
     )
-    found = page(tmp_path, odd, make_record("<script>alert(2)</script>", status="failed"))
-    run = Page((tmp_path / "out" / "runs" / f"{odd.id}.html").read_text())
-    for p in (found, run):
-        assert not {"script", "img", "b"} & {tag for tag, _ in p.tags}
+    page(tmp_path, odd, make_record("<script>alert(2)</script>", status="failed"))
+    pages = [Page(p.read_text(encoding="utf-8")) for p in sorted((tmp_path / "out").rglob("*.html"))]
+    assert sum(HOSTILE in p.text for p in pages) >= 5  # board, front, run, strategy, list, comparison
+    for p in pages:
+        assert not {"img", "b", "iframe"} & {tag for tag, _ in p.tags}
         assert not [a for _, attrs in p.tags for a in attrs if a.startswith("on")]
-        assert HOSTILE in p.text
-    assert HOSTILE in "".join(found.words[found.words.index("1x") :])  # the picture's label, as text
-    assert "{{7*7}}${7*7}" in found.text
+        scripts = [attrs for tag, attrs in p.tags if tag == "script"]
+        assert all(a.get("src", "").endswith("site.js") or a.get("type") == "application/json" for a in scripts)
+    assert any("{{7*7}}${7*7}" in p.text for p in pages)
+
+
+@pytest.mark.parametrize(
+    "odd", ["a\u202egnp.exe", "a\u200b\u2066b", "z\u0301\u0301\u0301\u0301\u0301\u0301", "x" * 5000, "a\x00\x1b[31m"]
+)
+def test_text_that_turns_hides_or_fills_the_page_is_made_plain(tmp_path, odd):
+    page(tmp_path, make_record(odd, passed={"note": odd}))
+    for path in (tmp_path / "out").rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        assert not {"\u202e", "\u200b", "\u2066", "\x00", "\x1b"} & set(text)
+        assert "\u0301" * 4 not in text
+        assert "x" * 2001 not in text
 
 
 def test_pages_are_plain_files_with_relative_links_that_lead_somewhere(tmp_path):
     page(tmp_path, *seeds(2, 0.5), *seeds(2, 0.6, "msft"), make_record(suite="bbh"))
-    pages = sorted((tmp_path / "out").rglob("*.html"))
-    assert len(pages) == 6
-    for path in pages:
-        found = Page(path.read_text())
+    pages = {p.resolve(): Page(p.read_text(encoding="utf-8")) for p in sorted((tmp_path / "out").rglob("*.html"))}
+    assert len([p for p in pages if p.parent.name == "runs"]) == 5
+    for path, found in pages.items():
         assert len(found.ids) == len(set(found.ids))
-        for link in found.links:
+        for tag, attrs in found.tags:
+            link = attrs.get("href") or attrs.get("src")
+            if link is None or (tag == "a" and link.startswith("https://")):
+                continue
             target, _, anchor = link.partition("#")
-            assert ":" not in target
-            file = (path.parent / target) if target else path
-            assert file.is_file()
-            assert not anchor or anchor in Page(file.read_text()).ids
-    assert "http" not in (tmp_path / "out" / "style.css").read_text()
+            assert ":" not in target, link
+            file = (path.parent / target).resolve() if target else path
+            assert file.is_file(), (path.name, link)
+            assert not anchor or anchor.startswith("hl=") or anchor in pages[file].ids, (path.name, link)
+    for file in ("style.css", "site.js"):
+        assert "http" not in (tmp_path / "out" / file).read_text().replace("http://www.w3.org/2000/svg", "")
 
 
 def test_tables_and_picture_speak_to_screen_readers(tmp_path):
     found = page(tmp_path, *seeds(2, 0.5), *seeds(2, 0.6, "msft"))
+    pages = [Page(p.read_text()) for p in (tmp_path / "out").rglob("*.html") if p.parent.name != "out"]
     figure = next(
         attrs for _, attrs in found.tags if attrs.get("role") == "img" and "picture" in attrs.get("class", "")
     )
     assert "msft leads at 1x with 60.5 %" in figure["aria-label"]
-    assert all(attrs.get("scope") for tag, attrs in found.tags if tag == "th")
-    assert sum(tag == "caption" for tag, _ in found.tags) == sum(tag == "table" for tag, _ in found.tags)
+    assert len(pages) > 5
+    for p in pages:
+        assert all(attrs.get("scope") for tag, attrs in p.tags if tag == "th")
+        tables = [attrs for tag, attrs in p.tags if tag == "table" and "data-pair" not in attrs]
+        assert sum(tag == "caption" for tag, _ in p.tags) == len(tables)
+        assert all(attrs.get("aria-label") for tag, attrs in p.tags if tag == "svg" and attrs.get("class") != "marks")
 
 
 def test_pages_of_runs_that_are_gone_go_and_other_files_stay(tmp_path):
@@ -371,7 +401,7 @@ def test_the_command_asks_for_the_same_run():
 
 def test_a_strategy_that_bills_nothing_has_a_row_and_no_point(tmp_path):
     found = page(tmp_path, make_record("free", phases={}))
-    assert found.row("free")[5] == "0 0x"
+    assert found.row("free")[6] == "0x"
     assert "figure" not in {tag for tag, _ in found.tags}
 
 

@@ -1,0 +1,163 @@
+"""The board: records of one workload as rows, and rows against each other. Computed when it is shown, stored nowhere."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from harness.compare import Comparison, compare, score
+from harness.gather import Answers, Gathered
+from harness.panel import Panel
+from harness.paths import canonical, digest
+from harness.profiles import target
+from harness.record import Record
+from harness.rows import Row, Section, hyperparameters
+
+REFERENCE = "proportional"
+
+
+def sections(found: Gathered) -> list[Section]:
+    """All workloads: the newest rules first, then those with most rows."""
+    made = [section(group, found) for group in grouped(found.shown, _workload)]
+    return sorted(
+        made, key=lambda s: (-s.first.rules_version, s.first.reports.limit is not None, -len(s.rows), s.title, s.anchor)
+    )
+
+
+def section(records: Sequence[Record], found: Gathered | None = None) -> Section:
+    """The rows of one workload: by budget, 1x first, and by falling score; amortised and tuning rows come after the others."""
+    found = found or Gathered()
+    rows = [Row(tuple(sorted(g, key=lambda r: (r.identity.seed, r.id)))) for g in grouped(records, _entry)]
+    multiples = sorted({row.multiple for row in rows}, key=lambda m: (m != 1, m))
+    peers = {m: _tuned([row for row in rows if row.multiple == m]) for m in multiples}
+    goal = target([r.curves for r in _reference(peers.get(1.0, [])) if r.curves])
+    budgets, better = [], frozenset[tuple[str, str]]()
+    for m in multiples:
+        reference = _reference(peers[m])
+        made = [
+            _dressed(replace(row, reference=reference, hints=_hints(row, rows), goal=goal), found) for row in peers[m]
+        ]
+        made, order = _compared(made, found.answers)
+        better = order if m == multiples[0] else better
+        made.sort(key=lambda row: (row.amortised, row.tuning, -row.score.value, row.label))
+        budgets.append((m, tuple(made)))
+    whole = [r for r in records if r.reports.base_scores.keys() == r.scores.keys()]
+    base = tuple(sorted({b for r in whole if (b := r.macro_base) is not None}))
+    return Section(_anchor(records[0]), records[0], tuple(budgets), base, goal, better)
+
+
+def _anchor(r: Record) -> str:
+    """A file's name for a workload: what it is, as far as that is plain letters, and a digest."""
+    i = r.identity
+    words = re.sub(r"[^a-z0-9]+", "-", f"{i.suite}-{i.model}-{i.mode}".lower()).strip("-")[:40]
+    return f"{words or 'workload'}-{digest(_workload(r))[:8]}"
+
+
+def _dressed(row: Row, found: Gathered) -> Row:
+    """With what is known of its runs beside their records."""
+    disputes = [d for r in row.runs for d in found.disputes.get(r.id, ())]
+    unverified = sum(r.id not in found.answers for r in row.runs)
+    return replace(row, unverified=unverified, local=sum(map(found.local, row.runs)), disputes=tuple(disputes))
+
+
+def _compared(rows: list[Row], known: Mapping[str, Answers]) -> tuple[list[Row], frozenset[tuple[str, str]]]:
+    """The rows with what their items say: ranked ones among each other, the rest against the reference alone."""
+    ranked = [row for row in rows if row.ranked]
+    others = [row for row in rows if not row.ranked or row.is_reference]
+    dressed: dict[str, Row] = {}
+    better = frozenset[tuple[str, str]]()
+    for group in (others, ranked):
+        panel, by_name = _panel(group, known), {row.key: row for row in group}
+        if panel is None:
+            continue
+        reference = next((row.key for row in group if row.is_reference), None)
+        all_of = compare(panel, reference)
+        places = _places(all_of) if group is ranked else {}
+        for k, name in enumerate(panel.names):
+            estimate = score(panel.correct[k][panel.present[k]], panel.task, panel.weight)
+            tie, place = places.get(name, (None, None))
+            dressed[name] = replace(
+                by_name[name], estimate=estimate, against=all_of.differences.get(name), tie=tie, places=place
+            )
+        better = all_of.better if group is ranked else better
+    return [dressed.get(row.key, row) for row in rows], better
+
+
+def _places(found: Comparison) -> dict[str, tuple[int, tuple[int, int]]]:
+    """Tie group and places, where anything was compared at all: one row, or one seed each, has no place."""
+    return {name: (found.ties[name], found.ranks[name]) for name in found.ties} if len(found.ties) > 1 else {}
+
+
+def _panel(rows: Sequence[Row], known: Mapping[str, Answers]) -> Panel | None:
+    """The rows that have all their items, and the same number of them. None where there is no such row with two seeds."""
+    runs: dict[str, dict[int, Answers]] = {}
+    sizes: list[int] | None = None
+    for row in sorted(rows, key=lambda row: (not row.is_reference, -len(row.runs), row.key)):
+        found = {r.identity.seed: known[r.id] for r in row.runs if r.id in known}
+        shapes = [[len(a) for a in run] for run in found.values()]
+        sizes = sizes or (shapes[0] if shapes else None)
+        if len(found) == len(row.runs) and all(shape == sizes for shape in shapes):
+            runs[row.key] = found
+    return Panel.of(runs) if any(len(found) > 1 for found in runs.values()) else None
+
+
+def _tuned(rows: Sequence[Row]) -> list[Row]:
+    """Rows of one budget that differ in learning rate alone: the one with most seeds was chosen, the others tuned it.
+
+    With equally many seeds nobody chose, and all stay entries of their own.
+    """
+    made = []
+    for group in grouped(rows, lambda row: _entry(row.first, rate=False)):
+        most = max(len(row.runs) for row in group)
+        chosen = [row for row in group if len(row.runs) == most]
+        if len(chosen) > 1:
+            made += group
+            continue
+        others = [row for row in group if row is not chosen[0]]
+        made.append(replace(chosen[0], rates=tuple(r for row in others for r in row.runs)))
+        made += [replace(row, tuning=True) for row in others]
+    return made
+
+
+def grouped(things: Iterable[Any], key: Callable[[Any], Any]) -> list[list[Any]]:
+    """Groups of equal key, by key."""
+    groups: dict[Any, list[Any]] = defaultdict(list)
+    for thing in things:
+        groups[key(thing)].append(thing)
+    return [groups[name] for name in sorted(groups)]
+
+
+def _workload(r: Record) -> str:
+    """What two runs must share for their scores to be comparable; the test items are not in the workload's hash."""
+    i, metrics = r.identity, {task: s.metric for task, s in r.scores.items()}
+    what = [i.suite, i.model, i.mode, r.workload, r.reports.limit, r.rules_version, i.data_sha256.get("test"), metrics]
+    return canonical(what)
+
+
+def _entry(r: Record, rate: bool = True) -> str:
+    i, reused = r.identity, r.reports.reused
+    learned = [reused.lr, reused.budget] if reused else []
+    lr = [i.lr] if rate else []
+    return canonical([i.strategy, i.source_sha256, hyperparameters(r), *lr, i.budget.multiple, *learned])
+
+
+def _reference(peers: Sequence[Row]) -> tuple[Record, ...]:
+    """`proportional` as it comes, at this budget: the row with most seeds, then the newest."""
+    plain = [row for row in peers if row.strategy == REFERENCE and not row.settings]
+    best = max(plain, key=lambda row: (len(row.runs), max(r.ended for r in row.runs)), default=None)
+    return best.runs if best else ()
+
+
+def _hints(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+    """Settings, LR and source digest, where the strategy's name alone would be ambiguous in this section."""
+    same = [r for r in rows if r.strategy == row.strategy]
+    i = row.first.identity
+    hints = [row.settings] if row.settings else []
+    if len({r.first.identity.lr for r in same}) > 1:
+        hints.append(f"lr {i.lr:g}")
+    if len({r.first.identity.source_sha256 for r in same}) > 1:
+        hints.append(f"source {i.source_sha256[:8]}")
+    return tuple(hints)

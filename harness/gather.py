@@ -1,0 +1,135 @@
+"""What a site is made of: records of runs and results folders, the answers to single items, refutations.
+
+Everything is read as if anybody had written it: a file that cannot be read costs a line on stderr and is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from harness import items, refutation
+from harness.errors import HarnessError
+from harness.parallel import collected, each
+from harness.record import SCHEMA_VERSION, Record, read
+from harness.refutation import Refutation
+
+ID = re.compile(r"[0-9a-f]{16}")
+LARGEST = 20_000_000  # bytes of a record: a run's own limits keep it far below
+
+Answers = list[np.ndarray]  # one array of scores in [0, 1] a task, tasks by name
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """`files`: where each record came from; `answers` only of records whose items give their scores again."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    answers: dict[str, Answers] = field(default_factory=dict)
+    disputes: dict[str, list[Refutation]] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> list[Record]:
+        return [r for r in self.records.values() if r.status != "failed"]
+
+    @property
+    def failed(self) -> list[Record]:
+        return sorted((r for r in self.records.values() if r.status == "failed"), key=lambda r: r.id)
+
+    def local(self, r: Record) -> bool:
+        """Whether the record lies in a runs folder and was not submitted."""
+        return r.id in self.files and self.files[r.id].name == "record.json"
+
+
+def gather(sources: Iterable[Path]) -> Gathered:
+    """Every run once: the first copy that did not fail, else the first. Folders are results and runs folders."""
+    found = Gathered()
+    folders = list(sources)
+    with collected():
+        for path in (p for folder in folders for p in _files(folder)):
+            record, problem = _read(path)
+            if record is None:
+                print(f"harness: skipped {path}: {problem}", file=sys.stderr)
+            elif record.id not in found.records or (found.records[record.id].status == "failed" != record.status):
+                found.records[record.id], found.files[record.id] = record, path
+    shown = found.shown
+    marks = each(lambda r: answers(r, found.files[r.id]), shown)
+    found.answers.update({r.id: a for r, a in zip(shown, marks, strict=True) if a is not None})
+    for refuted in _refutations(folders):
+        found.disputes.setdefault(refuted.refutes, []).append(refuted)
+    return found
+
+
+def load(sources: Iterable[Path]) -> Iterator[Record]:
+    """The records alone."""
+    yield from gather(sources).records.values()
+
+
+def _files(folder: Path) -> list[Path]:
+    """`<id>/record.json` of a runs folder, `<seed>-<id8>.json` at any depth of a results folder (hub ids have a /)."""
+    results = (p for p in folder.rglob("[0-9]*-*.json") if refutation.RESULT.fullmatch(p.name))
+    return sorted(folder.glob("*/record.json")) + sorted(results)
+
+
+def _read(path: Path) -> tuple[Record | None, str]:
+    try:
+        if path.stat().st_size > LARGEST:
+            raise HarnessError(f"{path.stat().st_size:,} bytes; expected at most {LARGEST:,}")
+        record = read(path)
+        _check(record)
+    except (HarnessError, ValueError, OSError) as error:
+        return None, " ".join(str(error).split())
+    return record, ""
+
+
+def _refutations(folders: Sequence[Path]) -> Iterator[Refutation]:
+    for path in sorted(p for f in folders for p in f.rglob("*.refuted-*.json") if refutation.NAME.fullmatch(p.name)):
+        try:
+            found = refutation.load(path)
+            _check(found.record)
+            yield found
+        except (HarnessError, ValueError) as error:
+            print(f"harness: skipped {path}: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _check(r: Record) -> None:
+    """Raises HarnessError on what the schema allows and no page can show."""
+    spec, scores = r.identity.budget, r.scores.values()
+    if r.schema_version > SCHEMA_VERSION:
+        raise HarnessError(f"schema version {r.schema_version}: this harness reads up to {SCHEMA_VERSION}")
+    if not ID.fullmatch(r.id):
+        raise HarnessError(f"id {r.id!r}: expected 16 hex digits")
+    if not (math.isfinite(spec.multiple) and spec.multiple > 0 and spec.flops > 0):
+        raise HarnessError(f"budget {spec.multiple} of {spec.flops} FLOPs: expected positive numbers")
+    if r.status != "failed" and not scores:
+        raise HarnessError(f"status {r.status!r} without scores")
+    if not all(map(math.isfinite, _numbers(r))):
+        raise HarnessError("a score or another number is not finite")
+    if min((p.model_flops for p in r.ledger.values()), default=0) < 0:
+        raise HarnessError("negative FLOPs in the ledger")
+
+
+def _numbers(r: Record) -> Iterator[float]:
+    for s in r.scores.values():
+        yield from (s.value, s.stderr)
+    yield from r.reports.base_scores.values()
+    yield from (r.identity.lr, r.reports.seconds_outside_verbs)
+    yield from (p.seconds for p in r.ledger.values())
+    yield from (w for change in r.mixture for w in change.weights.values())
+    yield from (p.exact_match for p in r.curves)
+
+
+def answers(r: Record, path: Path) -> Answers | None:
+    """Scores of single items, task by task, if the record's scores follow from them; else None."""
+    try:
+        found = items.outcomes(r, path, {})
+    except (HarnessError, OSError, ValueError):
+        return None
+    return None if found is None else [np.array(task, np.float32) for task in found]

@@ -1,0 +1,30 @@
+"""Text of records made harmless to look at, before it is escaped: what does not show, or turns the text around, shows as �."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+LONGEST = 2_000  # characters of one string on a page
+HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, format (bidi marks, zero width), unassigned, separators
+_STACKED = re.compile(r"(?:[^\W_]|.)?([\u0300-\u036f\u0483-\u0489\u20d0-\u20ff]{4,})")
+
+
+def plain(value: object, longest: int = LONGEST) -> str:
+    """One line or several of printable text, cut with an ellipsis; newlines and tabs stay."""
+    found = value if isinstance(value, str) else str(value)
+    if len(found) > longest:
+        found = found[: longest - 1] + "…"
+    if found.isascii() and found.isprintable():
+        return found
+    shown = "".join(
+        c if c in "\n\t" or unicodedata.category(c) not in HIDDEN else "\N{REPLACEMENT CHARACTER}" for c in found
+    )
+    return _STACKED.sub("\N{REPLACEMENT CHARACTER}", shown)
+
+
+def slug(name: str) -> str:
+    """A file's name for any text: the text itself where it is plain and lower case, else its digest."""
+    from harness.paths import digest
+
+    return name if re.fullmatch(r"[a-z0-9][a-z0-9_+-]{0,63}", name) else "x-" + digest(name)[:12]
