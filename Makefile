@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= passive
 JOBS ?= 2
 PYTEST := HARNESS_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test lint test-slow test-vllm site clean
+.PHONY: demo test lint test-slow test-vllm test-site chromium site clean
 
 $(BIN)/harness: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,20 @@ $(VLLM_VENV)/made: constraints-vllm.txt
 
 test-vllm: $(BIN)/harness $(VLLM_VENV)/made
 	HARNESS_VLLM_PYTHON=$(VLLM_VENV)/bin/python $(PYTEST) --dist loadfile -m "vllm and not gpu" --durations=15
+
+# The site in a browser: Chromium of this machine, else Debian's, else the build that playwright downloads. Never skipped.
+$(VENV)/browser: $(BIN)/harness
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
+	touch $@
+
+chromium: $(VENV)/browser
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable \
+	|| { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } \
+	|| $(BIN)/playwright install chromium \
+	|| { echo "test-site: no Chromium; install Debian's package chromium or Google Chrome" >&2; exit 1; }
+
+test-site: chromium
+	HARNESS_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser --durations=5
 
 site: $(BIN)/harness
 	$(BIN)/harness site
