@@ -22,6 +22,7 @@ from harness.ledger import Account, Cost
 from harness.looks import Looks, pooled
 from harness.loop import Clock, Spec, Stage
 from harness.ports import Engine, Scope
+from harness.responses import Responses
 from harness.sampler import Sampler, stream
 from harness.standing import Standing
 from harness.suite import Suite
@@ -69,7 +70,15 @@ class Core(Standing):
         self.ledger, self.clock, self.watch = account, clock, watch
         self.suite, self.train, self.validation = data.suite, data.train, data.validation
         self.info = {t: _info(self.suite, t, data.train[t], data.validation[t]) for t in sorted(data.train)}
-        self.looks = Looks(engine, data.validation, self.info, account, trail, self.suite.look if looking else None)
+        self.looks = Looks(
+            engine,
+            data.validation,
+            self.info,
+            account,
+            trail,
+            self.suite.look if looking else None,
+            Responses(engine, data),
+        )
         self.companion = companion
         self.metric: Metric | None = None
         self.args = ""
@@ -148,7 +157,7 @@ class Core(Standing):
             self.on_tick(stage)
 
     def look_cost(self) -> int:
-        return self.looks.cost()
+        return self.looks.cost(self.metric)
 
     def look(self, step: int, epoch: float) -> Look:
         scores = self.scores(sorted(self.validation), self.metric, None, step)

@@ -250,6 +250,10 @@ class Engine:
         model = sum(self.arch.forward(item.tokens, item.supervised) for item in items)
         return Cost(model, hardware, sum(item.tokens for item in items))
 
+    def generation_cost(self, items: Sequence[Item], new: int) -> int:
+        """Model FLOPs of `new` tokens in answer to each item's prompt."""
+        return sum(self.arch.generate(len(item.ids) - item.supervised, new) for item in items)
+
     def weights(self) -> Tensors:
         """A copy of the trainable weights in host memory."""
         return {n: p.detach().to("cpu", copy=True) for n, p in self.lm.named_parameters() if p.requires_grad}

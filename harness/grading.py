@@ -50,6 +50,10 @@ class Grader:
             raise HarnessError(f"grade: task {task!r} is scored by its own function, not by exact match of its text")
         return found
 
+    def require(self, task: str) -> None:
+        """Raise HarnessError if no text of this task can be graded by itself."""
+        self._rules(task)
+
     def correct(self, task: str, source: str, target: str, text: str) -> bool:
         """Whether `text`, generated for the prompt of `source`, is scored as `target`."""
         from lm_eval.api.instance import Instance

@@ -35,6 +35,7 @@ from harness.sampler import mixture_digest
 from harness.session import Session
 from harness.trail import BASE
 
+METRICS = (None, "loss", "exact_match", "generate")
 FORK_PHASES = ("proxy", "probe", "gradients", "generate")
 
 
@@ -79,7 +80,7 @@ class RunLab(Probing):
             raise HarnessError("train(after=): this training was not paused; it is at its end")
         one_of("keep", keep, ("last", "none", "best", "peaks"))
         one_of("optimizer", optimizer, ("keep", "fresh"))
-        one_of("metric", metric, (None, "loss", "exact_match"))
+        one_of("metric", metric, METRICS)
         self._trainable(mixture)
         check_pool(pool, select)
         references, reference_logits = tuple(dict.fromkeys(references)), tuple(dict.fromkeys(reference_logits))
@@ -146,7 +147,7 @@ class RunLab(Probing):
     ) -> dict[str, Score]:
         names = sorted(self._core.info if tasks is None else tasks)
         self._known(names)
-        one_of("metric", metric, (None, "loss", "exact_match"))
+        one_of("metric", metric, METRICS)
         if n is not None and n < 1:
             raise HarnessError(f"validate: n is {n}, expected at least 1")
 

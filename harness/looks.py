@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from harness.api import Metric, Score, TaskInfo
@@ -14,6 +14,7 @@ from harness.suite import LookSpec
 from harness.trail import Trail
 
 LOOK = -1  # in `Trail.seen`, in place of n: the first `look.items` items of a task
+ANSWERED = -2  # and, less n: greedy answers to them were graded
 
 
 def _means(seen: list[Any]) -> tuple[float, float]:
@@ -29,6 +30,13 @@ class Evaluator(Protocol):
     def forward_cost(self, items: list[Item], hardware: int = 0) -> Cost: ...
 
 
+class Examiner(Protocol):
+    """Greedy answers to items of one task, graded as the scorer would."""
+
+    def bound(self, items: list[Item]) -> int: ...
+    def grade(self, items: list[Item], meter: Callable[[Cost], None]) -> list[bool]: ...
+
+
 class Looks:
     """Looks of one lab through its engine at named weights."""
 
@@ -40,30 +48,56 @@ class Looks:
         account: Account,
         trail: Trail,
         spec: LookSpec | None,
+        examiner: Examiner,
     ) -> None:
-        self.engine, self.validation, self.info = engine, validation, info
+        self.engine, self.validation, self.info, self.examiner = engine, validation, info, examiner
         self.account, self.trail, self.spec = account, trail, spec
 
-    def cost(self) -> int:
-        """FLOPs of one look at all validation items."""
-        return sum(self.engine.forward_cost(items).model for items in self.validation.values())
+    def cost(self, metric: Metric | None = None) -> int:
+        """FLOPs of one look at all validation items, answers at their longest."""
+        return sum(self._cost(task, items, metric) for task, items in self.validation.items())
+
+    def _cost(self, task: str, items: list[Item], metric: Metric | None) -> int:
+        if self._answers(task, metric):
+            return self.examiner.bound(items)
+        return self.engine.forward_cost(items).model
+
+    def _answers(self, task: str, metric: Metric | None) -> bool:
+        return (metric or self.info[task].signal) == "generate"
 
     def scores(
         self, weights: str, tasks: list[str], metric: Metric | None, n: int | None, verb: int, step: int
     ) -> dict[str, Score]:
-        """Billed looks; what was seen at these weights before is free. Raises BudgetExhausted."""
-        need = {t: self.validation[t][:n] for t in tasks if (weights, t, n or 0) not in self.trail.seen}
+        """Billed looks; what was seen at these weights before is free. Raises BudgetExhausted before anything is billed."""
+        keys = {t: (weights, t, ANSWERED - (n or 0) if self._answers(t, metric) else n or 0) for t in tasks}
+        need = {t: self.validation[t][:n] for t in tasks if keys[t] not in self.trail.seen}
         if need:
-            self.account.require(sum(self.engine.forward_cost(items).model for items in need.values()))
-            for task, seen in self._evaluate(need, "validate", verb, step).items():
-                self.trail.seen[weights, task, n or 0] = _means(seen)
-                if self.spec is not None and len(seen) >= self._look_size(task):
-                    self.trail.seen[weights, task, LOOK] = _means(seen[: self._look_size(task)])
-        return {t: self._score(weights, t, metric, n) for t in tasks}
+            self.account.require(sum(self._cost(t, items, metric) for t, items in need.items()))
+        for task in [t for t in need if self._answers(t, metric)]:
+            self.trail.seen[keys[task]] = (math.nan, self._examine(need.pop(task), verb, step))
+        for task, seen in (self._evaluate(need, "validate", verb, step) if need else {}).items():
+            self.trail.seen[keys[task]] = _means(seen)
+            if self.spec is not None and len(seen) >= self._look_size(task):
+                self.trail.seen[weights, task, LOOK] = _means(seen[: self._look_size(task)])
+        return {t: self._score(keys[t], metric, n) for t in tasks}
 
-    def _score(self, weights: str, task: str, metric: Metric | None, n: int | None) -> Score:
-        loss, match = self.trail.seen[weights, task, n or 0]
+    def _score(self, key: tuple[str, str, int], metric: Metric | None, n: int | None) -> Score:
+        (_, task, _), (loss, match) = key, self.trail.seen[key]
         return Score(metric or self.info[task].signal, loss, match, len(self.validation[task][:n]))
+
+    def _examine(self, items: list[Item], verb: int, step: int) -> float:
+        """The share of these items, of one task, that are answered rightly; booked as `validate`."""
+        started, spent = time.perf_counter(), Cost()
+
+        def meter(cost: Cost) -> None:
+            nonlocal spent
+            spent += cost
+
+        try:
+            right = self.examiner.grade(items, meter)
+        finally:
+            self.account.book("validate", spent, time.perf_counter() - started, verb, step)
+        return sum(right) / len(right)
 
     def _evaluate(self, need: Mapping[str, list[Item]], phase: str, verb: int, step: int) -> dict[str, list[Any]]:
         """What was seen of each item, by task; booked to `phase`."""

@@ -17,6 +17,7 @@ from harness.errors import HarnessError, NoRoom
 from harness.ledger import Cost
 from harness.paths import digest
 from harness.ports import Rows
+from harness.responses import continuations
 from harness.values import Array, Checkpoint, Distribution, Example, Generation
 
 RESULT_BYTES = 64_000_000  # of one gradient result; more is asked for projected
@@ -82,7 +83,6 @@ class Probes:
     ) -> list[Generation]:
         """`n` continuations of each item's prompt, item by item, cut at the suite's stop strings and the end token."""
         core, started = self.core, time.perf_counter()
-        tokenizer, until = core.engine.tokenizer, core.suite.scoring.until
         spent = Cost()
 
         def meter(cost: Cost) -> None:
@@ -90,23 +90,10 @@ class Probes:
             self.require(spent.model + cost.model)
             spent += cost
 
-        def stopped(new: list[int]) -> bool:
-            return any(u in tokenizer.decode(new[-16:]) for u in until)
-
-        prompts = [item.ids[: -item.supervised] for item in items]
         try:
-            groups = core.engine.generate(prompts, max_new_tokens, temperature, top_p, n, seed, meter, stopped)
+            return continuations(core.engine, core.suite, items, max_new_tokens, temperature, top_p, n, seed, meter)
         finally:
             self.book("generate", spent, started)
-        return [_cut(ids, max_new_tokens, tokenizer, until) for group in groups for ids in group]
-
-
-def _cut(ids: list[int], limit: int, tokenizer: Any, until: Sequence[str]) -> Generation:
-    """The text before the first stop string or the end token, and whether either came."""
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    ends = [text.index(u) for u in until if u in text]
-    finished = bool(ends) or len(ids) < limit or ids[-1] == tokenizer.eos_token_id
-    return Generation(text[: min(ends)] if ends else text, finished)
 
 
 class Handle:

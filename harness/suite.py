@@ -32,7 +32,7 @@ class Template(Spec):
 
 
 class Task(Spec):
-    signal: Literal["loss", "exact_match"] = "exact_match"
+    signal: Literal["loss", "exact_match", "generate"] = "exact_match"
     prefix: str = ""
     max_new_tokens: int | None = Field(default=None, gt=0)
 

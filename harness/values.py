@@ -14,7 +14,7 @@ from harness.errors import HarnessError, unknown
 REST = "rest"
 inf = math.inf
 
-Metric = Literal["loss", "exact_match"]
+Metric = Literal["loss", "exact_match", "generate"]
 Keep = Literal["last", "none", "best", "peaks"]
 OptimizerState = Literal["keep", "fresh"]
 Split = Literal["train", "validation"]
@@ -86,9 +86,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Score:
-    """A look at one task: mean loss per example token (nats), teacher-forced exact match, and `value` by the metric.
+    """A look at one task: mean loss per example token (nats), share of exact matches, and `value` by the metric.
 
-    `value` is higher-is-better whatever the metric: it is `exact_match`, or minus `loss`.
+    `value` is higher-is-better whatever the metric: it is `exact_match`, or minus `loss`. Matches are teacher-forced;
+    under `generate` they are of greedy answers, graded as the scorer would, and `loss` is NaN: it was not looked at.
     """
 
     metric: Metric

@@ -86,6 +86,9 @@ class Weightless:
     def forward_cost(self, items: list[Item], hardware: int = 0) -> Cost:
         return Cost(sum(self._forward(i.tokens, i.supervised) for i in items), hardware, sum(i.tokens for i in items))
 
+    def generation_cost(self, items: list[Item], new: int) -> int:
+        return sum(self.arch.generate(len(item.ids) - item.supervised, new) for item in items)
+
     # --- what is seen
 
     def _loss(self, task: str) -> float:

@@ -65,6 +65,11 @@ PAID = {
     ),
     "validate": ({"validate"}, lambda lab, _: lab.validate()),
     "validate at a checkpoint": ({"validate"}, lambda lab, begun: lab.validate(["flip"], n=3, at=begun.here)),
+    "validate by answers": ({"validate"}, lambda lab, begun: lab.validate(metric="generate", n=3, at=begun.here)),
+    "train with answers": (
+        {"train", "validate"},
+        lambda lab, _: lab.train(lab.uniform(), "2 step", eval_every="2 step", metric="generate"),
+    ),
     "fork": ({"proxy"}, proxy),
     "fork from here": ({"probe"}, virtual_step),
     "logprobs": ({"probe"}, lambda lab, _: lab.logprobs(lab.sample("copy", 5))),
