@@ -84,6 +84,7 @@ class Core(Standing):
         self.args = ""
         self.resumed: dict[str, Any] | None = None
         self.on_tick: Callable[[Stage | None], None] | None = None
+        self.points: dict[str, int] = {}  # of progress, by the name of what was logged there last
 
     # --- what the loop asks for
 
@@ -210,6 +211,7 @@ class Core(Standing):
             "sampler": self.sampler.state(),
             "progress": self.clock.progress,
             "revised": self.revised,
+            "points": self.points,
         }
 
     def tensors(self) -> dict[str, Tensors]:
@@ -222,7 +224,7 @@ class Core(Standing):
         self.ledger.cap, self.ledger.spent, self.ledger.exhausted = state["account"]
         self.sampler.load(state["sampler"])
         self.clock.progress = state["progress"]
-        self.revised = dict(state["revised"])
+        self.revised, self.points = dict(state["revised"]), dict(state["points"])
 
     def load_tensors(self, tensors: Mapping[str, Tensors]) -> None:
         self.engine.load_weights(tensors["model"])
@@ -230,13 +232,25 @@ class Core(Standing):
         self.remember(tensors, self.revised)
 
     def log(self, name: str, value: object) -> None:
-        """Put a value of a strategy's own into the record's events, within bounds."""
-        found = plain(value)
-        size, logged = len(json.dumps(found)), self.trail.logged
-        if logged.get(name, 0) + size > LOG_NAME_BYTES or sum(logged.values()) + size > LOG_RUN_BYTES:
+        """Put a value of a strategy's own into the record's events. Raises HarnessError beyond the bounds."""
+        if not self._logged(name, plain(value)):
             raise HarnessError(f"log {name!r}: more than {LOG_NAME_BYTES:,} bytes a name or {LOG_RUN_BYTES:,} a run")
+
+    def log_at(self, name: str, value: object, point: int) -> bool:
+        """Log it unless something of this name was logged at this point or a later one, or there is no room for it."""
+        if point <= self.points.get(name, -1) or not self._logged(name, plain(value)):
+            return False
+        self.points[name] = point
+        return True
+
+    def _logged(self, name: str, value: Any) -> bool:
+        """Put it into the events if there is room."""
+        size, logged = len(json.dumps(value)), self.trail.logged
+        if logged.get(name, 0) + size > LOG_NAME_BYTES or sum(logged.values()) + size > LOG_RUN_BYTES:
+            return False
         logged[name] = logged.get(name, 0) + size
-        self.note("log", name, found)
+        self.note("log", name, value)
+        return True
 
     def note(self, verb: str, note: str, data: Any = None) -> None:
         """Put an event into the record."""

@@ -22,6 +22,7 @@ from harness.errors import RunFailed
 from harness.factors import Factors, Meter, Part, Rows, Spans, Store, cut, outer, products, signs
 from harness.ledger import Cost
 from harness.packing import Pack
+from harness.reading import Reading, select
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -31,20 +32,30 @@ MEMORY_BYTES = 2**30  # held in memory; more goes to temporary files
 class Gradients:
     """One gradient (P,) an example, caught at the first use and kept; `hardware` grows by what was computed.
 
-    `modules`: "last:n" = the matrices of the last n blocks (under LoRA their adapters), "all" = all that is trained, or
-    prefixes of names as in the model. `normalize` scales each row to length 1. The model, its gradients and the
-    optimizer stay as they are; the rows are those of the weights at the first use.
+    `modules`: "last:n" = the matrices of the last n blocks (under LoRA their adapters), "sketch:n" = the same, each
+    matrix' gradient read as a sketch (see `reading`; under LoRA as it is), "all" = all that is trained, or prefixes of
+    names as in the model. `normalize` scales each row to length 1. The model, its gradients and the optimizer stay as
+    they are; the rows are those of the weights at the first use. `seed` fixes sketches: rows of different handles are
+    comparable if modules and seed are the same.
     """
 
     def __init__(
-        self, engine: Engine, items: Sequence[Item], modules: str | Sequence[str] = "last:3", normalize: bool = False
+        self,
+        engine: Engine,
+        items: Sequence[Item],
+        modules: str | Sequence[str] = "last:3",
+        normalize: bool = False,
+        seed: int = 0,
     ) -> None:
         self.engine, self.items, self.normalize = engine, list(items), normalize
-        self.parameters = select(engine, modules)
-        self.size = sum(p.numel() for p in self.parameters.values())
+        self.parameters, width = select(engine, modules)
+        self.readings = {n: Reading(n, p, width, seed) for n, p in self.parameters.items()}
+        self.size = sum(r.size for r in self.readings.values())
         head = engine.lm.get_output_embeddings().weight
         names = [n for n, p in self.parameters.items() if n != "lm_head.weight"]
         self._part = engine.arch.backward_of(names, any(p is head for p in self.parameters.values()))
+        if width is not None:
+            self._part = self._part._replace(weights=sum(r.work for r in self.readings.values()))
         self._meter = Meter()
         self._kept: dict[str, Part] = {}
         self._scale: torch.Tensor | None = None
@@ -97,7 +108,7 @@ class Gradients:
     def gram(self, other: Gradients | None = None) -> Array:
         """Inner products (n, m) with the rows of `other`, or with each other."""
         theirs = self if other is None else other
-        if list(self.parameters) != list(theirs.parameters):
+        if list(self.parameters) != list(theirs.parameters) or self.size != theirs.size:
             raise RunFailed(f"gradients: {self.size} and {theirs.size} parameters; ask for the same modules")
         self.compute()
         theirs.compute()
@@ -154,7 +165,7 @@ class Gradients:
         spans, device, n = Spans([item.tokens for item in self.items]), self.engine.device, len(self.items)
         store, kept = Store(device, MEMORY_BYTES), dict[str, Part]()
         for name, parameter in self.parameters.items():
-            p, q = parameter.shape if parameter.ndim == 2 else (1, parameter.numel())
+            p, q = self.readings[name].p, self.readings[name].q
             if name in matrices and parameter.ndim == 2 and spans.tokens * (p + q) < n * p * q:
                 kept[name] = Factors(store.room(spans.tokens, p), store.room(spans.tokens, q), spans, device)
             else:
@@ -186,11 +197,13 @@ class Gradients:
         spans = Spans(lengths, last + 1 - lengths)
         back = {module: g.flatten(0, 1).float() for module, g in zip(modules, found, strict=False)}
         for gradient in back.values():
-            wrong = spans.owner[~torch.isfinite(gradient[spans.flat.to(gradient.device)]).all(1).cpu()]
-            self._refuse([which[int(i)] for i in wrong[:1]])
+            if not torch.isfinite(gradient.sum()):  # one pass; which example, and whether it is more than a large sum
+                wrong = spans.owner[~torch.isfinite(gradient[spans.flat.to(gradient.device)]).all(1).cpu()]
+                self._refuse([which[int(i)] for i in wrong[:1]])
         for name, module in matrices.items():
             pair = (entered[module], back[module]) if isinstance(module, Conv1D) else (back[module], entered[module])
-            _put(kept[name], which, spans, None if self.parameters[name].ndim == 1 else pair, back[module], self._meter)
+            read = None if self.parameters[name].ndim == 1 else self.readings[name].read(*pair, self._meter)
+            _put(kept[name], which, spans, read, back[module], self._meter)
         for name, gradient in zip(rest, found[len(modules) :], strict=True):
             place = kept[name]
             assert isinstance(place, Rows)
@@ -277,27 +290,3 @@ def _only(lm: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
         for p, flag in before:
             p.requires_grad_(flag)
         lm.train(training)
-
-
-def select(engine: Engine, modules: str | Sequence[str]) -> dict[str, nn.Parameter]:
-    """The trained parameters that `modules` names, in the model's order. Raises RunFailed if it names none."""
-    trained: dict[str, nn.Parameter] = {n: p for n, p in engine.lm.named_parameters() if p.requires_grad}
-    if modules == "all":
-        return trained
-    if isinstance(modules, str):
-        kind, _, count = modules.partition(":")
-        layers = engine.arch.layers
-        if kind != "last" or not count.isdecimal() or not int(count):
-            raise RunFailed(f"gradients: modules={modules!r}; expected 'last:n', 'all' or a list of prefixes of names")
-        wanted = range(max(0, layers - int(count)), layers)
-        # Matrices only: norms and biases are vectors.
-        return {n: p for n, p in trained.items() if engine.arch.block_of(n) in wanted and p.ndim > 1}
-    found = {n: p for n, p in trained.items() if n.startswith(tuple(modules))}
-    for prefix in modules:
-        if not any(n.startswith(prefix) for n in found):
-            raise RunFailed(
-                f"gradients: no trained parameter begins with {prefix!r}; names are like {next(iter(trained))!r}"
-            )
-    if not found:
-        raise RunFailed("gradients: an empty list of modules")
-    return found

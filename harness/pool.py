@@ -81,9 +81,16 @@ class Pool:
         """As `Lab.gradients`."""
         return self._probes.gradients(self.examples if examples is None else examples, modules, normalize, at)
 
-    def log(self, name: str, value: object) -> None:
-        """Put a small value into the record's events; the same bounds as `Lab.log`."""
-        self._core.log(name, value)
+    def log(self, name: str, value: object, *, points: int | None = None) -> bool:
+        """Put a small value into the record's events, and say whether it was put there; the same bounds as `Lab.log`.
+
+        With `points`, only at the first call in each 1/points of this lab's progress, which no rollback turns back, and
+        not at all where the log is full: a run of any length goes on, and what was left out can wait for the next.
+        """
+        if points is None:
+            self._core.log(name, value)
+            return True
+        return self._core.log_at(name, value, int(self.progress * points))
 
 
 def gatherer(core: Core, mixture: Mixture, factor: int, select: Select) -> Callable[[int, int], list[Update]]:

@@ -161,7 +161,8 @@ class Handle:
 
     def _made(self) -> Rows:
         if self._rows is None:
-            self._rows = self.probes.core.engine.gradients(self.items, self.modules, self.normalize)
+            core = self.probes.core
+            self._rows = core.engine.gradients(self.items, self.modules, self.normalize, core.sampler.seed)
         return self._rows
 
     def _use(

@@ -194,7 +194,9 @@ class Lab(Protocol):
     ) -> Gradients:
         """Gradients of each example's mean token NLL by the parameters of `modules`.
 
-        "last:n" = the matrices of the last n blocks (under LoRA their adapters), "all", or a list of prefixes of names.
+        "last:n" = the matrices of the last n blocks (under LoRA their adapters), "sketch:n" = the same matrices, the
+        gradient of each read through random signs as 16 x 16 numbers at most (under LoRA as it is): inner products are
+        those of "last:n" in expectation and cost far less; "all"; or a list of prefixes of names.
         """
         ...
 

@@ -143,7 +143,9 @@ class Weightless:
         rows = zip(items, logp, wanted, strict=True)
         return [distribution(item, np.exp(p), top_k, vocabulary, w) for item, p, w in rows], 0
 
-    def gradients(self, items: list[Item], modules: str | Sequence[str], normalize: bool) -> SketchedGradients:
+    def gradients(
+        self, items: list[Item], modules: str | Sequence[str], normalize: bool, seed: int
+    ) -> SketchedGradients:
         return SketchedGradients(self, items, modules, normalize)
 
     def generate(

@@ -22,8 +22,10 @@ class Workshop(Engine):
     ) -> tuple[list[Distribution], int]:
         return probe.distributions(self, items, top_k, support)
 
-    def gradients(self, items: list[Item], modules: str | Sequence[str], normalize: bool) -> gradients.Gradients:
-        return gradients.Gradients(self, items, modules, normalize)
+    def gradients(
+        self, items: list[Item], modules: str | Sequence[str], normalize: bool, seed: int
+    ) -> gradients.Gradients:
+        return gradients.Gradients(self, items, modules, normalize, seed)
 
     def generate(
         self,

@@ -25,6 +25,12 @@ def anchors(held: Sequence[Example], pool: Any, n: int) -> list[Example]:
     return [known[i] for i in sorted(pool.rng.choice(len(known), min(n, len(known)), replace=False))]
 
 
+def split(gram: Array, n: int) -> tuple[Array, Array, float]:
+    """Of n candidates and their anchors: K (n, n), s (n,) with the mean anchor gradient, and the square of that mean."""
+    K, V = gram.astype(float), max(1, len(gram) - n)
+    return K[:n, :n], K[:n, n:].sum(1) / V, float(K[n:, n:].sum()) / V**2
+
+
 def domains(tasks: Sequence[str]) -> Array:
     """(N,) of int: the candidates' tasks as numbers 0..C-1, in the order of names."""
     found: Array = np.unique(np.asarray(tasks), return_inverse=True)[1]
@@ -49,40 +55,85 @@ def top(score_N: Array, k: int) -> Array:
     return found
 
 
-def nonnegative(A: Array, b: Array, x: Array, iterations: int, tol: float = 1e-9) -> Array:
-    """argmax of <b, x> - <x, A x> / 2 over x >= 0, from `x`: accelerated projected gradient with restarts."""
-    step, y, t = 1.0 / max(float(np.linalg.norm(A)), 1e-300), x, 1.0
-    for _ in range(iterations):
-        new = np.maximum(y + step * (b - A @ y), 0.0)
-        moved = new - x
-        if (y - new) @ moved > 0:  # the momentum points uphill no more
-            t = 1.0
-        t, before = (1 + (1 + 4 * t * t) ** 0.5) / 2, t
-        y, x = new + (before - 1) / t * moved, new
-        if np.abs(moved).max(initial=0.0) <= tol * np.abs(x).max(initial=0.0):
+RIDGE = 1e-6  # of the largest squared length; inner products are float32, of equal rows too
+
+
+def nonnegative(A: Array, b: Array, x: Array) -> Array:
+    """argmax of <b, x> - <x, A x> / 2 over x >= 0, from the support of `x`: an active-set method (Lawson and Hanson).
+
+    Each round adds the number that gains most, solves on the support, and drops what reaches 0 on the way there. A is
+    raised by RIDGE of its largest diagonal, so that a sum that is unbounded, or of equal rows, has a solution.
+    """
+    A = A + max(RIDGE * float(A.diagonal().max(initial=0.0)), 1e-300) * np.eye(len(b))
+    x, support, enters = np.array(x, dtype=float), x > 0, -1
+    for _ in range(10 * len(b) + 10):
+        while support.any():
+            z = np.zeros(len(b))
+            z[support] = np.linalg.solve(A[np.ix_(support, support)], b[support])
+            falls = support & (z <= 0)
+            if not falls.any():
+                x = z
+                break
+            way = np.where(falls, x / np.where(falls, x - z, 1.0), np.inf)
+            support &= way > way.min()
+            x = np.where(support, x + way.min() * (z - x), 0.0)
+        if enters >= 0 and not support[enters]:  # it cannot move: optimal as far as numbers go
             break
+        gain = np.where(support, -np.inf, b - A @ x)
+        enters = int(gain.argmax())
+        if gain[enters] <= 1e-12 * float(np.abs(b).max()):
+            break
+        support[enters] = True
     return x
 
 
+Refit = Callable[[Array, Array, list[int], Array], Array]  # A, b, S and the w (N,) of the round before: w of this one
+
+
+def warm(A: Array, b: Array, S: list[int], w: Array) -> Array:
+    """The refit on S, solved from the weights of the round before."""
+    found: Array = np.zeros(len(b))
+    found[S] = nonnegative(A[np.ix_(S, S)], b[S], w[S])
+    return found
+
+
+def restarted(A: Array, b: Array, S: list[int], w: Array, *, rng: np.random.Generator, iterations: int) -> Array:
+    """The refit as released: accelerated projected gradient from random weights, with the step size of all of A."""
+    inside = np.isin(np.arange(len(b)), S)
+    step, t = 1.0 / (float(np.linalg.norm(A)) + 1e-8), 1.0
+    w = rng.random(len(b)) * inside
+    y = w
+    for _ in range(iterations):
+        new = np.maximum(y + step * (b - A @ y), 0.0) * inside
+        t, before = (1 + (1 + 4 * t * t) ** 0.5) / 2, t
+        y, w = new + (before - 1) / t * (new - w), new
+    return w
+
+
 def matroid_pursuit(
-    K: Array, b: Array, dom_N: Array, kappa_C: Array, rng: np.random.Generator | None, iterations: int
+    A: Array, b: Array, dom_N: Array, kappa_C: Array, rng: np.random.Generator | None, refit: Refit = warm
 ) -> tuple[Array, Array]:
-    """Maximise f(S) = max over w >= 0 on S of <w, b> - <w, K w> / 2, with at most kappa_c of each domain in S.
+    """Maximise f(S) = max over w >= 0 on S of <w, b> - <w, A w> / 2, with at most kappa_c of each domain in S.
 
     In each round the basis is the best of what every domain may still take; `rng` picks one of it, None the best.
-    Returns S in the order of its picks, and w (N,).
+    Returns S in the order of its picks, and w (N,). Raises HarnessError for numbers that are not finite.
     """
-    left_C, taken, w = np.array(kappa_C), np.zeros(len(b), bool), np.zeros(len(b))
-    picked: list[int] = []
-    for _ in range(int(left_C.sum())):
-        gain = np.where(taken, -np.inf, b - K @ w)
-        basis = [i for c, left in enumerate(left_C) for i in top(np.where(dom_N == c, gain, -np.inf), left)]
-        i = int(basis[int(rng.integers(len(basis)))] if rng else max(basis, key=lambda i: gain[i]))
+    if not (np.isfinite(A).all() and np.isfinite(b).all()):
+        raise HarnessError("selection: inner products of gradients that are not finite")
+    left_C, w, picked = np.array(kappa_C), np.zeros(len(b)), list[int]()
+    draws = None if rng is None else rng.random(int(left_C.sum()))  # all now: a refit may draw too
+    n_C = np.bincount(dom_N, minlength=len(left_C))
+    rank_N = np.arange(len(b)) - np.repeat(np.cumsum(n_C) - n_C, n_C)  # a place's rank within its domain
+    for k in range(int(left_C.sum())):
+        gain = b - A @ w
+        gain[picked] = -np.inf
+        order = np.lexsort((-gain, dom_N))
+        basis = order[rank_N < left_C[dom_N[order]]]
+        i = int(basis[gain[basis].argmax()] if draws is None else basis[int(draws[k] * len(basis))])
         picked.append(i)
-        taken[i] = True
         left_C[dom_N[i]] -= 1
-        w[picked] = nonnegative(K[np.ix_(picked, picked)], b[picked], w[picked], iterations)
-    return np.array(picked), w
+        w = refit(A, b, picked, w)
+    return np.array(picked, dtype=np.int64), w
 
 
 def orthogonal_pursuit(K: Array, c_N: Array, norm: float, k: int, lam: float, tol: float) -> tuple[Array, Array]:
@@ -100,10 +151,7 @@ def orthogonal_pursuit(K: Array, c_N: Array, norm: float, k: int, lam: float, to
         if gain[i] <= 0 or residual <= tol * norm:
             break
         picked.append(i)
-        A = K[np.ix_(picked, picked)] + lam * np.eye(len(picked))
-        w = np.linalg.lstsq(A, c_N[picked], rcond=None)[0]
-        if w.min() < 0:
-            w = nonnegative(A, c_N[picked], np.maximum(w, 0.0), 10_000)
+        w = nonnegative(K[np.ix_(picked, picked)] + lam * np.eye(len(picked)), c_N[picked], np.append(w, 0.0))
     return np.array(picked, dtype=np.int64), w
 
 
@@ -135,22 +183,25 @@ def conflicts(K: Array) -> int:
     return int((np.triu(K, 1) < 0).sum())
 
 
-def tally(pool: Any, tasks: Sequence[str], chosen: Array, points: int = 20, **values: float) -> None:
-    """Keep running sums of a selection's figures; log their means and the task counts at each 1/points of progress.
+def tally(pool: Any, tasks: Sequence[str], chosen: Array, K: Array | None = None, **values: float) -> None:
+    """Keep running sums of a selection's figures; log their means and the task counts at each twentieth of progress.
 
-    The sums are rolled back with the weights, progress is not: a point can be logged once more after a rollback.
+    Of K, conflicting pairs among the chosen are counted, and what as many drawn at random would have on average. With
+    very many tasks there are fewer lines. The sums are rolled back with the weights, progress is not: after a rollback
+    some selections are summed once more.
     """
+    if K is not None:
+        k, n = len(chosen), max(2, len(K))
+        drawn = conflicts(K) * k * (k - 1) / (n * (n - 1))
+        values = {"conflicts": conflicts(K[np.ix_(chosen, chosen)]), "random_conflicts": drawn} | values
     now = np.array([1.0, *values.values()])
     counts = np.array([sum(pool.task[i] == t for i in chosen) for t in tasks])
-    sums, seen = pool.state.get("selection.sums", 0 * now), pool.state.get("selection.tasks", 0 * counts)
-    sums, seen = sums + now, seen + counts
-    point, last = int(pool.progress * points), int(pool.state.get("selection.point", -1))
-    if point > last:
-        means = {name: round(float(m), 4) for name, m in zip(values, sums[1:] / sums[0], strict=True)}
-        pool.log("selection", {"progress": round(pool.progress, 3), **means, "tasks": seen.tolist()})
+    sums, seen = pool.state.get("selection.sums", 0 * now) + now, pool.state.get("selection.tasks", 0 * counts) + counts
+    means = {name: round(float(m), 4) for name, m in zip(values, sums[1:] / sums[0], strict=True)}
+    line = {"progress": round(pool.progress, 3), **means, "tasks": seen.tolist()}
+    if pool.log("selection", line, points=max(1, min(20, 32_000 // (8 * len(tasks) + 200)))):
         sums, seen = 0 * sums, 0 * seen
     pool.state["selection.sums"], pool.state["selection.tasks"] = sums, seen
-    pool.state["selection.point"] = max(point, last)
 
 
 # --- mixtures: n tasks in order of names, p_n weights on the simplex, S_nn similarities

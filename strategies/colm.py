@@ -1,9 +1,9 @@
 """CoLM: medoids of each task's gradients, and every example of rare tasks, as a smaller batch (arXiv 2407.19580).
 
-This is the port that PartitionSel's paper compares with (arXiv 2606.07954). Deviations: back-propagated gradients of
-the last blocks' matrices, compared by cosine (paper: zeroth-order gradients of the last value projection, scaled by
-Adam's moments, in L1). A task is rare where the mixture gives it less than `rare` of an equal share (paper: the small
-sources of its data, known beforehand).
+This is the port that PartitionSel's paper compares with (arXiv 2606.07954). Deviations: sketches of the back-
+propagated gradients of the last blocks' matrices, compared by cosine (paper: zeroth-order gradients of the last
+value projection, scaled by Adam's moments, in L1). A task is rare where the mixture gives it less than `rare` of an
+equal share (paper: the small sources of its data, known beforehand).
 """
 
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 
 from harness.api import Lab, Selection, lens
-from strategies._numerics import budgets, conflicts, domains, facility_location, tally
+from strategies._numerics import budgets, domains, facility_location, tally
 
 
 @dataclass(frozen=True)
 class CoLM:
     pool: int = 2  # candidates, in effective batches
     ratio: float = 0.5  # of the pool is kept; whole effective batches, at least one
-    layers: int = 3  # gradients of the last blocks' matrices
+    layers: int = 3  # gradients of the last blocks' matrices, as sketches; under LoRA of their adapters
     rare: float = 0.5  # kept whole below this part of an equal share, while they fill half a batch at most
 
     def wrap(self, lab: Lab) -> Lab:
         tasks = sorted(lab.tasks)
 
         def select(pool: Any) -> Selection:
-            K = pool.gradients(modules=f"last:{self.layers}", normalize=True).gram().astype(float)
+            K = pool.gradients(modules=f"sketch:{self.layers}", normalize=True).gram().astype(float)
             dom_N, kappa = domains(pool.task), pool.batch * max(1, int(self.pool * self.ratio))
             S = np.concatenate(
                 [
@@ -35,7 +35,7 @@ class CoLM:
                     for mine in [np.flatnonzero(dom_N == c)]
                 ]
             )
-            tally(pool, tasks, S, conflicts=conflicts(K[np.ix_(S, S)]))
+            tally(pool, tasks, S, K)
             return Selection(pool.rng.permutation(S))
 
         return lens(lab, select=select, pool=self.pool)

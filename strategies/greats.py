@@ -2,8 +2,9 @@
 
 Variant: `per_task=true` is the ID of PartitionSel's paper (arXiv 2606.07954): the same inside every task, by its
 share of the pool. Deviations: anchors come from the validation split, two a selection of those held out (released:
-two of five); gradients of the last blocks' matrices (released: of all adapters; layers=999 gives all blocks). At the
-learning rates of fine-tuning the interaction eta^2 K is too small to change the order; `eta_select` makes it visible.
+two of five); sketches of the gradients of the last blocks' matrices (released: of all adapters; layers=999 gives
+all blocks). At the learning rates of fine-tuning the interaction eta^2 K is too small to change the order;
+`eta_select` makes it visible.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from harness.api import Lab, Selection, lens
-from strategies._numerics import anchors, budgets, conflicts, domains, greedy_interaction, held_out, tally, top
+from strategies._numerics import anchors, budgets, domains, greedy_interaction, held_out, split, tally, top
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class GREATS:
     ratio: float = 0.5  # of the pool is kept; whole effective batches, at least one
     anchors: int = 2  # validation examples a selection
     share: float = 0.005  # of each task's size is held out for anchors to be drawn from
-    layers: int = 3  # gradients of the last blocks' matrices
+    layers: int = 3  # gradients of the last blocks' matrices, as sketches; under LoRA of their adapters
     normalize: bool = False  # gradients of length 1, as PartitionSel's own comparison has them
     eta_select: float | None = None  # eta; None: the learning rate of the step
     per_task: bool = False  # ID: inside every task
@@ -30,9 +31,9 @@ class GREATS:
         tasks, held = sorted(lab.tasks), held_out(lab, self.share)
 
         def select(pool: Any) -> Selection:
-            asked = {"modules": f"last:{self.layers}", "normalize": self.normalize}
-            G, V = pool.gradients(**asked), pool.gradients(anchors(held, pool, self.anchors), **asked)
-            K, s = G.gram().astype(float), G.gram(V).mean(1).astype(float)
+            looked = [*pool.examples, *anchors(held, pool, self.anchors)]
+            G = pool.gradients(looked, modules=f"sketch:{self.layers}", normalize=self.normalize)
+            K, s, _ = split(G.gram(), len(pool))
             eta = pool.lr if self.eta_select is None else self.eta_select
             kappa = pool.batch * max(1, int(self.pool * self.ratio))
             dom_N = domains(pool.task) if self.per_task else np.zeros(len(pool), int)
@@ -43,7 +44,7 @@ class GREATS:
                     for mine in [np.flatnonzero(dom_N == c)]
                 ]
             )
-            tally(pool, tasks, S, conflicts=conflicts(K[np.ix_(S, S)]), overlap=np.isin(S, top(s, kappa)).mean())
+            tally(pool, tasks, S, K, overlap=np.isin(S, top(s, kappa)).mean())
             return Selection(pool.rng.permutation(S))
 
         return lens(lab, select=select, pool=self.pool)

@@ -13,6 +13,7 @@ import transformers as tf
 from torch.utils.flop_counter import FlopCounterMode
 
 import harness.packing as packing
+import harness.reading as reading
 from harness.data import Item
 from harness.engine import MICRO_TOKENS, Engine
 from harness.flops import Arch
@@ -178,9 +179,10 @@ def test_looks_and_probes(engine):
         agree(seen, hardware)
 
 
-@pytest.mark.parametrize("modules", ["last:1", "last:2", "all"])
-def test_gradients_of_single_examples(engine, modules):
-    blocks = min(int(modules[5:] or 3), 3) if modules != "all" else 3
+@pytest.mark.parametrize("modules", ["last:1", "last:2", "sketch:1", "sketch:2", "all"])
+def test_gradients_of_single_examples(engine, modules, monkeypatch):
+    monkeypatch.setattr(reading, "WIDTH", 8)
+    blocks = int(modules.partition(":")[2] or 3)
     (item,) = ONE
     seen, handle = counted(lambda: (h := Gradients(engine, ONE, modules), h.rows())[0])
     agree(seen, handle.hardware)

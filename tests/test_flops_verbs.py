@@ -94,7 +94,7 @@ PAID = {
             lab.uniform(),
             "3 step",
             pool=2,
-            select=lambda pool: Selection(pool.gradients().gram().sum(0).argsort()[: pool.batch]),
+            select=lambda pool: Selection(pool.gradients(modules="sketch:2").gram().sum(0).argsort()[: pool.batch]),
         ),
     ),
     "generate": (

@@ -9,8 +9,10 @@ import torch
 
 import harness.factors as factors
 import harness.gradients as gradients
+import harness.reading as reading
 from harness.engine import Engine
 from harness.errors import RunFailed
+from harness.factors import signs
 from harness.flops import Arch
 from harness.gradients import Gradients
 from harness.lora import LoraSpec
@@ -93,6 +95,45 @@ def test_projection_keeps_inner_products_and_is_seeded(engine):
     errors = np.array([r @ r.T - exact for r in many])
     assert np.sqrt((errors**2).mean(0)).max() < 3 / 16**0.5
     assert np.abs(errors.mean(0)).max() < 5 * 3 / 16**0.5 / 200**0.5
+
+
+def test_a_sketch_reads_each_matrix_through_signs_and_adapters_as_they_are(engine, monkeypatch):
+    monkeypatch.setattr(reading, "WIDTH", 8)
+    found = Gradients(engine, ITEMS, "sketch:1", seed=3)
+    if engine.lora:
+        assert np.array_equal(found.rows(), Gradients(engine, ITEMS, "last:1").rows())
+        assert found.cost() == Gradients(engine, ITEMS, "last:1").cost()
+        return
+    assert found.size == 64 * len(found.parameters)
+    by_name = {n: Gradients(engine, ITEMS, [n]).rows() for n in found.parameters}
+    blocks = []
+    for name, parameter in found.parameters.items():
+        p, q = parameter.shape
+        R, S = (signs((k, 8), 3, side, name).numpy() / 8**0.5 for side, k in (("left", p), ("right", q)))
+        blocks.append((R.T @ by_name[name].reshape(-1, p, q) @ S).reshape(len(ITEMS), -1))
+    rows = np.concatenate(blocks, 1)
+    assert close(found.rows(), rows)
+    assert close(found.gram(), rows @ rows.T)
+    unit = Gradients(engine, ITEMS, "sketch:1", normalize=True, seed=3)
+    assert unit.gram().diagonal() == pytest.approx(1.0, rel=1e-5)
+    assert close(unit.mean()["a"], (rows / np.linalg.norm(rows, axis=1, keepdims=True))[::3].mean(0))
+    assert not np.allclose(found.rows(), Gradients(engine, ITEMS, "sketch:1", seed=4).rows())
+    assert found.cost().model < Gradients(engine, ITEMS, "last:1").cost().model
+    with pytest.raises(RunFailed, match="same modules"):
+        found.gram(Gradients(engine, ITEMS, "last:1"))
+
+
+def test_inner_products_of_sketches_are_right_on_average_and_within_their_bound(engine, monkeypatch):
+    """Standard error at most sqrt((1 + 2/d)^2 - 1) |g||h|, for one matrix; here over several of them."""
+    if engine.lora:
+        return
+    monkeypatch.setattr(reading, "WIDTH", 8)
+    exact = Gradients(engine, ITEMS, "last:2").gram()
+    size = np.sqrt(np.outer(exact.diagonal(), exact.diagonal()))
+    errors = np.array([(Gradients(engine, ITEMS, "sketch:2", seed=k).gram() - exact) / size for k in range(30)])
+    bound = ((1 + 2 / 8) ** 2 - 1) ** 0.5
+    assert np.sqrt((errors**2).mean(0)).max() < bound
+    assert np.abs(errors.mean(0)).max() < 4 * bound / 30**0.5
 
 
 def kinds(handle):
@@ -194,8 +235,21 @@ def test_all_costs_a_training_step_and_fewer_blocks_cost_less(engine):
     assert cost[0] < cost[1] <= cost[2]
 
 
+def test_a_sketch_where_every_matrix_is_small_is_the_gradient(engine, monkeypatch):
+    monkeypatch.setattr(reading, "WIDTH", 10**4)
+    found, whole = Gradients(engine, ITEMS, "sketch:2"), Gradients(engine, ITEMS, "last:2")
+    assert np.array_equal(found.rows(), whole.rows())
+    assert found.cost() == whole.cost()
+
+
 def test_what_cannot_be_differentiated_is_refused(engine):
-    cases = [("first:3", "'last:n'"), ("last:0", "'last:n'"), ("", "'last:n'"), (["nope"], "begins with 'nope'")]
+    cases = [
+        ("first:3", "'sketch:n'"),
+        ("sketch:x", "'sketch:n'"),
+        ("last:0", "'last:n'"),
+        ("", "'last:n'"),
+        (["nope"], "begins with 'nope'"),
+    ]
     for modules, message in [*cases, ([], "empty list")]:
         with pytest.raises(RunFailed, match=message):
             Gradients(engine, ITEMS, modules)

@@ -73,7 +73,7 @@ some = [e for t in lab.tasks for e in lab.sample(t, 3)]
 lab.logprobs(some); lab.logprobs(some)
 top = lab.distributions(some, top_k=5)
 lab.distributions(some[:4], support=top[:4])
-for modules in ("last:1", "all", ["model.layers.0.mlp"]):
+for modules in ("last:1", "sketch:2", "all", ["model.layers.0.mlp"]):
     g = lab.gradients(some, modules=modules, normalize=True)
     assert g.gram().shape == (9, 9) and g.gram(by="task").shape == (3, 3)
     assert g.rows(project=4).shape == (9, 4) and set(g.mean()) == set(lab.tasks)

@@ -160,6 +160,27 @@ def test_looks_of_pools_are_forgotten_with_their_weights(lab_):
     assert set(core.trail.gold.seen) == {"base"}
 
 
+def test_a_log_by_points_of_progress_is_bounded_by_them_and_never_ends_a_run(lab_):
+    lab, core, _, _ = lab_()
+    base, said = lab.checkpoint(), []
+
+    def select(pool):
+        said.append((pool.log("few", len(said), points=4), pool.log("large", "x" * 30_000, points=1000)))
+        return Selection(range(4))
+
+    for _ in range(3):  # a rollback turns back neither progress nor what was logged
+        lab.train(lab.uniform(), "0.3 budget", pool=2, select=select, keep="none")
+        lab.rollback(base)
+    few, large = zip(*said, strict=True)
+    assert sum(few) == len([e for e in core.trail.events if e["note"] == "few"]) == 4
+    assert [e["data"] for e in core.trail.events if e["note"] == "few"] == [k for k, put in enumerate(few) if put]
+    assert sum(large) == 2  # 64 kB hold no third
+    with pytest.raises(HarnessError, match="64,000 bytes a name"):
+        core.log("large", "x" * 30_000)
+    again = dict(core.state())
+    assert again["points"]["few"] == 3
+
+
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [

@@ -43,10 +43,10 @@ def test_the_refit_is_nnls(seed):
     rng = np.random.default_rng(seed)
     G, target = unit_rows(rng, 5, 12), rng.normal(size=12)
     expected, _ = nnls(G.T, target)
-    found = numerics.nonnegative(G @ G.T, G @ target, np.zeros(5), 5000)
-    assert found == pytest.approx(expected, abs=1e-6)
-    quick = numerics.nonnegative(G @ G.T, G @ target, rng.random(5), 128)
-    assert quick == pytest.approx(expected, abs=1e-3)
+    for start in (np.zeros(5), rng.random(5), expected):
+        found = numerics.nonnegative(G @ G.T, G @ target, start)
+        assert found == pytest.approx(expected, abs=1e-5)
+        assert (found >= 0).all()
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -56,7 +56,7 @@ def test_the_pursuit_is_close_to_the_best_subset_and_keeps_the_budgets(seed):
     target = G.mean(0) + rng.normal(size=6) / 3
     K, b = G @ G.T, G @ target
     values = [value(G, target, S) for S in bases(dom, kappa)]
-    S, w = numerics.matroid_pursuit(K, b, dom, kappa, None, 2000)
+    S, w = numerics.matroid_pursuit(K, b, dom, kappa, None)
     assert np.bincount(dom[S], minlength=3).tolist() == kappa.tolist()
     assert (w >= 0).all()
     assert not np.delete(w, S).any()
@@ -65,7 +65,7 @@ def test_the_pursuit_is_close_to_the_best_subset_and_keeps_the_budgets(seed):
     # At random: on average better than a random basis, and no worse than half of the best.
     drawn = []
     for k in range(20):
-        S, _ = numerics.matroid_pursuit(K, b, dom, kappa, np.random.default_rng(k), 500)
+        S, _ = numerics.matroid_pursuit(K, b, dom, kappa, np.random.default_rng(k))
         assert np.bincount(dom[S], minlength=3).tolist() == kappa.tolist()
         drawn.append(value(G, target, S))
     assert np.mean(drawn) >= max(np.mean(values), max(values) / 2)
@@ -74,9 +74,9 @@ def test_the_pursuit_is_close_to_the_best_subset_and_keeps_the_budgets(seed):
 def test_without_interaction_the_pursuit_takes_the_top_of_each_domain():
     b, dom = np.array([0.9, 0.8, 0.7, 0.3, 0.2, 0.1]), np.array([0, 0, 0, 1, 1, 1])
     for rng in (None, np.random.default_rng(0)):
-        S, w = numerics.matroid_pursuit(np.eye(6), b, dom, np.array([2, 1]), rng, 500)
+        S, w = numerics.matroid_pursuit(np.eye(6), b, dom, np.array([2, 1]), rng)
         assert sorted(S) == [0, 1, 3]
-        assert w[S] == pytest.approx(b[S])
+        assert w[S] == pytest.approx(b[S], rel=1e-5)
 
 
 def test_the_pursuit_sees_redundancy_at_any_learning_rate_and_greats_does_not():
@@ -85,7 +85,7 @@ def test_the_pursuit_sees_redundancy_at_any_learning_rate_and_greats_does_not():
     target = np.array([1.0, 0.4])
     K, s = G @ G.T, G @ target
     for eta in (1e-12, 2e-4, 0.1):
-        S, _ = numerics.matroid_pursuit(K, s + eta / 2, np.zeros(4, int), np.array([2]), None, 1000)
+        S, _ = numerics.matroid_pursuit(K, s + eta / 2, np.zeros(4, int), np.array([2]), None)
         assert sorted(S) == [0, 3]
     assert sorted(numerics.greedy_interaction(s, 2e-4 * K, 2)) == [0, 1]
     assert sorted(numerics.greedy_interaction(s, 1.0 * K, 2)) == [0, 3]
@@ -118,7 +118,7 @@ def test_orthogonal_pursuit_finds_an_exact_combination_and_its_weights(seed):
     # With lambda, the refit is ridge regression on what was picked; no weight is negative.
     S, w = numerics.orthogonal_pursuit(G @ G.T, G @ g, g @ g, 3, 0.5, 0.0)
     A = np.vstack([G[S].T, np.sqrt(0.5) * np.eye(3)])
-    assert w == pytest.approx(nnls(A, np.concatenate([g, np.zeros(3)]))[0], abs=1e-6)
+    assert w == pytest.approx(nnls(A, np.concatenate([g, np.zeros(3)]))[0], abs=1e-5)
     S, w = numerics.orthogonal_pursuit(G @ G.T, -np.abs(G @ g), g @ g, 3, 0.5, 0.0)
     assert len(S) == len(w) == 0  # nothing correlates
 
