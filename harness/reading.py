@@ -8,6 +8,7 @@ adapter is: T tokens take 2T (d p + d q + d^2) FLOPs in place of 2T pq, and d^2 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class Reading:
     def __init__(self, name: str, parameter: nn.Parameter, width: int | None, seed: int) -> None:
         self.p, self.q = parameter.shape if parameter.ndim == 2 else (1, parameter.numel())
         self._name, self._seed, self._width = name, seed, width
-        self._lengths, self._signs = (self.p, self.q), list[torch.Tensor | None]()
+        self._lengths = self.p, self.q
         through = 0
         if width is not None:
             through = sum(side * width for side in self._lengths if side > width)
@@ -67,16 +68,17 @@ class Reading:
 
     def read(self, left: torch.Tensor, right: torch.Tensor, meter: Meter) -> tuple[torch.Tensor, torch.Tensor]:
         """Factors (T, p) and (T, q) as they are to be multiplied."""
-        if not self._signs:
-            self._signs = [self._side(k, side) for k, side in zip(self._lengths, ("left", "right"), strict=True)]
         found = []
-        for factor, to in zip((left, right), self._signs, strict=True):
-            if to is not None:
-                meter.product(len(factor), *to.shape)
-            found.append(factor if to is None else factor @ to.to(factor.device))
+        for factor, k, side in zip((left, right), self._lengths, ("left", "right"), strict=True):
+            if self._width is not None and k > self._width:
+                meter.product(len(factor), k, self._width)
+                factor = factor @ _signs(k, self._width, self._seed, side, self._name, factor.device)
+            found.append(factor)
         return found[0], found[1]
 
-    def _side(self, k: int, side: str) -> torch.Tensor | None:
-        """(k, d), or None for a side that is left as it is."""
-        d = self._width
-        return None if d is None or k <= d else signs((k, d), self._seed, side, self._name) / d**0.5
+
+@lru_cache(2048)
+def _signs(k: int, d: int, seed: int, side: str, name: str, device: torch.device) -> torch.Tensor:
+    """(k, d); the same at every selection of a run."""
+    found: torch.Tensor = signs((k, d), seed, side, name) / d**0.5
+    return found.to(device)

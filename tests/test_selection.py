@@ -5,9 +5,10 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import nnls
 
-from harness.errors import BudgetExhausted
+from harness.errors import BudgetExhausted, RunFailed
 from harness.registry import resolve
 from strategies import _numerics as numerics
 from tests.labs import make_lab
@@ -234,3 +235,23 @@ def test_under_msft_a_selector_sees_the_tasks_that_are_left(toy, tiny, tmp_path)
         core, _ = play(tmp_path / name, toy, tiny, f"msft+{name}", {"C": "0.5"}, budget=2.0)
         assert {"train", "gradients", "validate"} <= {e.phase for e in core.ledger.entries}
         assert logged(core)
+
+
+def test_for_one_task_iwd_is_partitionsel(toy, tiny, tmp_path):
+    engines = []
+    for within in ("true", "false"):
+        lab, _, engine, _ = make_lab(tmp_path / within, toy, tiny)
+        (part,) = resolve("partitionsel").build({"within": within, "pool": "4", "ratio": "0.25"}).parts
+        part.wrap(lab).train(lab.only("copy"), "3 step", keep="none")
+        engines.append(engine)
+    assert same(*engines)
+
+
+@pytest.mark.parametrize("name", ["partitionsel", "greats", "gradmatch", "craig", "colm", "grad_norm"])
+def test_a_gradient_that_is_not_finite_ends_the_run_in_a_line_that_names_the_example(name, toy, tiny, tmp_path):
+    lab, _, engine, _ = make_lab(tmp_path, toy, tiny)
+    with torch.no_grad():
+        next(p for n, p in engine.lm.named_parameters() if n.endswith("1.mlp.down_proj.weight")).fill_(torch.nan)
+    with pytest.raises(RunFailed, match=r"that of example \w+/\d+ is not finite") as failed:
+        resolve(name).build({}).run(lab)
+    assert "\n" not in str(failed.value)
