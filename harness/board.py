@@ -5,48 +5,80 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.compare import Comparison, compare, score
 from harness.gather import Answers, Gathered
 from harness.panel import Panel
+from harness.parallel import each
 from harness.paths import canonical, digest
-from harness.profiles import target
+from harness.profiles import Target, target
 from harness.record import Record
 from harness.rows import Row, Section, hyperparameters
 
 REFERENCE = "proportional"
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A section before its rows are compared, which is the part that takes time."""
+
+    records: Sequence[Record]
+    budgets: tuple[tuple[float, list[Row]], ...]
+    goal: Target | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the items of one budget's rows say, by the rows' keys."""
+
+    rows: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    better: frozenset[tuple[str, str]] = frozenset()
+
+
 def sections(found: Gathered) -> list[Section]:
-    """All workloads: the newest rules first, then those with most rows."""
-    made = [section(group, found) for group in grouped(found.shown, _workload)]
+    """All workloads: the newest rules first, whole ones before those of a part of the data, then those with most rows."""
+    drafts = [_draft(group, found) for group in grouped(found.shown, _workload)]
+    jobs = [rows for draft in drafts for _, rows in draft.budgets]
+    verdicts = each(lambda rows: _compared(rows, found.answers), jobs, few=4)
+    made = [_finished(draft, [next(verdicts) for _ in draft.budgets]) for draft in drafts]
+    next(verdicts, None)
     return sorted(
-        made, key=lambda s: (-s.first.rules_version, s.first.reports.limit is not None, -len(s.rows), s.title, s.anchor)
+        made,
+        key=lambda s: (-s.first.rules_version, s.first.reports.limit is not None, -len(s.rows), s.title, s.anchor),
     )
 
 
 def section(records: Sequence[Record], found: Gathered | None = None) -> Section:
     """The rows of one workload: by budget, 1x first, and by falling score; amortised and tuning rows come after the others."""
     found = found or Gathered()
+    draft = _draft(records, found)
+    return _finished(draft, [_compared(rows, found.answers) for _, rows in draft.budgets])
+
+
+def _draft(records: Sequence[Record], found: Gathered) -> Draft:
     rows = [Row(tuple(sorted(g, key=lambda r: (r.identity.seed, r.id)))) for g in grouped(records, _entry)]
     multiples = sorted({row.multiple for row in rows}, key=lambda m: (m != 1, m))
     peers = {m: _tuned([row for row in rows if row.multiple == m]) for m in multiples}
     goal = target([r.curves for r in _reference(peers.get(1.0, [])) if r.curves])
-    budgets, better = [], frozenset[tuple[str, str]]()
+    budgets = []
     for m in multiples:
         reference = _reference(peers[m])
-        made = [
-            _dressed(replace(row, reference=reference, hints=_hints(row, rows), goal=goal), found) for row in peers[m]
-        ]
-        made, order = _compared(made, found.answers)
-        better = order if m == multiples[0] else better
-        made.sort(key=lambda row: (row.amortised, row.tuning, -row.score.value, row.label))
-        budgets.append((m, tuple(made)))
-    whole = [r for r in records if r.reports.base_scores.keys() == r.scores.keys()]
+        made = [replace(row, reference=reference, hints=_hints(row, rows), goal=goal) for row in peers[m]]
+        budgets.append((m, [_dressed(row, found) for row in made]))
+    return Draft(records, tuple(budgets), goal)
+
+
+def _finished(draft: Draft, verdicts: Sequence[Verdict]) -> Section:
+    budgets = []
+    for (m, rows), verdict in zip(draft.budgets, verdicts, strict=True):
+        told = [replace(row, **verdict.rows.get(row.key, {})) for row in rows]
+        budgets.append((m, tuple(sorted(told, key=lambda r: (r.amortised, r.tuning, -r.score.value, r.label)))))
+    first = draft.records[0]
+    whole = [r for r in draft.records if r.reports.base_scores.keys() == r.scores.keys()]
     base = tuple(sorted({b for r in whole if (b := r.macro_base) is not None}))
-    return Section(_anchor(records[0]), records[0], tuple(budgets), base, goal, better)
+    return Section(_anchor(first), first, tuple(budgets), base, draft.goal, verdicts[0].better)
 
 
 def _anchor(r: Record) -> str:
@@ -63,27 +95,25 @@ def _dressed(row: Row, found: Gathered) -> Row:
     return replace(row, unverified=unverified, local=sum(map(found.local, row.runs)), disputes=tuple(disputes))
 
 
-def _compared(rows: list[Row], known: Mapping[str, Answers]) -> tuple[list[Row], frozenset[tuple[str, str]]]:
-    """The rows with what their items say: ranked ones among each other, the rest against the reference alone."""
+def _compared(rows: Sequence[Row], known: Mapping[str, Answers]) -> Verdict:
+    """Ranked rows among each other, the rest against the reference alone."""
     ranked = [row for row in rows if row.ranked]
     others = [row for row in rows if not row.ranked or row.is_reference]
-    dressed: dict[str, Row] = {}
+    found: dict[str, dict[str, Any]] = {}
     better = frozenset[tuple[str, str]]()
     for group in (others, ranked):
-        panel, by_name = _panel(group, known), {row.key: row for row in group}
-        if panel is None:
+        panel = _panel(group, known)
+        if panel is None or (group is others and len(group) < 2):
             continue
-        reference = next((row.key for row in group if row.is_reference), None)
-        all_of = compare(panel, reference)
+        all_of = compare(panel, next((row.key for row in group if row.is_reference), None))
         places = _places(all_of) if group is ranked else {}
         for k, name in enumerate(panel.names):
             estimate = score(panel.correct[k][panel.present[k]], panel.task, panel.weight)
             tie, place = places.get(name, (None, None))
-            dressed[name] = replace(
-                by_name[name], estimate=estimate, against=all_of.differences.get(name), tie=tie, places=place
-            )
+            against = all_of.differences.get(name)
+            found[name] = {"estimate": estimate, "against": against, "tie": tie, "places": place}
         better = all_of.better if group is ranked else better
-    return [dressed.get(row.key, row) for row in rows], better
+    return Verdict(found, better)
 
 
 def _places(found: Comparison) -> dict[str, tuple[int, tuple[int, int]]]:

@@ -33,7 +33,8 @@ def write(sections: Sequence[Section], found: Gathered, out: Path) -> None:
     tables = {"rows": list(_rows(sections)), "scores": list(_scores(sections))}
     for name, table in tables.items():
         _csv(table, out / f"{name}.csv")
-        (out / f"{name}.json").write_text(json.dumps(table, indent=0, allow_nan=False) + "\n", encoding="utf-8")
+        lines = ",\n".join(json.dumps(line, allow_nan=False) for line in table)
+        (out / f"{name}.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
         if table:
             _parquet(table, out / f"{name}.parquet")
 

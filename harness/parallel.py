@@ -19,17 +19,21 @@ _work: tuple[Callable[[Any], Any], Sequence[Any]] | None = None  # what forked c
 
 def each(function: Callable[[T], R], things: Sequence[T], few: int = FEW) -> Iterator[R]:
     """`map` in order. Children share the parent's memory as it was; only results travel, so they must pickle."""
-    jobs = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, 16)
-    if len(things) < few or jobs < 2 or not sys.platform.startswith("linux"):
+    if len(things) < few or jobs() < 2:
         yield from map(function, things)
         return
     global _work
     _work = function, things
     try:
-        with multiprocessing.get_context("fork").Pool(jobs) as pool:
-            yield from pool.imap(_at, range(len(things)), chunksize=max(1, min(64, len(things) // (4 * jobs))))
+        with multiprocessing.get_context("fork").Pool(min(jobs(), len(things))) as pool:
+            yield from pool.imap(_at, range(len(things)), chunksize=max(1, min(64, len(things) // (4 * jobs()))))
     finally:
         _work = None
+
+
+def jobs() -> int:
+    """Processes to use: one where a fork is not safe."""
+    return min(len(os.sched_getaffinity(0)), 16) if sys.platform.startswith("linux") else 1
 
 
 @contextmanager

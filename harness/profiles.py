@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import median, median_low
 from typing import Any, Literal
 
 import numpy as np
@@ -105,7 +105,9 @@ def target(reference: Sequence[Sequence[Any]]) -> Target | None:
         curves = [c for points in reference if (c := curve(points, metric))]
         if not curves:
             continue
-        value = median(max(v for _, v in c) for c in curves)
+        value = median_low(
+            max(v for _, v in c) for c in curves
+        )  # of an even number the lower: half would not reach a mean
         if value > median(c[0][1] for c in curves):
             return Target(metric, value)
     return None

@@ -7,6 +7,7 @@ from records, that is from anybody: every template escapes, ids are checked befo
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +114,14 @@ def _strategies(site: Site) -> set[str]:
 
 
 def _boards(site: Site) -> None:
-    """The boards; the first of them is the front page. Then what needs the same pictures: comparisons, all workloads."""
-    for s in site.sections:
+    """The boards, of which the first is the front page, their comparisons, and the page of all workloads.
+
+    Pictures are drawn in processes of their own, unless this one has drawn before: the renderer has threads, and a fork of
+    a process that holds it hangs when it draws.
+    """
+    few = sys.maxsize if "vl_convert" in sys.modules else 1
+
+    def write(s: Section) -> None:
         values = {
             "section": s,
             "picture": picture(s),
@@ -126,9 +133,17 @@ def _boards(site: Site) -> None:
             site.write("index.html", "board.html", "", **values)
         site.write(f"boards/{s.anchor}.html", "board.html", "../", **values)
         site.write(f"compare/{s.anchor}.html", "compare.html", "../", section=s, comparison=comparison(s))
+
+    for _ in each(write, site.sections, few=few):
+        pass
     if not site.sections:
         site.write("index.html", "empty.html", "", failed=site.found.failed)
-    site.write("workloads.html", "workloads.html", "", **workloads.view(site.sections))
+
+    def across(sections: Sequence[Section]) -> None:
+        site.write("workloads.html", "workloads.html", "", **workloads.view(sections))
+
+    for _ in each(across, [site.sections], few=few):
+        pass
 
 
 def _texts(site: Site) -> None:
