@@ -116,10 +116,10 @@ def _strategies(site: Site) -> set[str]:
 def _boards(site: Site) -> None:
     """The boards, of which the first is the front page, their comparisons, and the page of all workloads.
 
-    Pictures are drawn in processes of their own, unless this one has drawn before: the renderer has threads, and a fork of
-    a process that holds it hangs when it draws.
+    Many pictures are drawn in processes of their own, unless this one has drawn before: the renderer has threads, and a
+    fork of a process that holds it hangs when it draws.
     """
-    few = sys.maxsize if "vl_convert" in sys.modules else 1
+    few = sys.maxsize if "vl_convert" in sys.modules else 2
 
     def write(s: Section) -> None:
         values = {
@@ -138,12 +138,7 @@ def _boards(site: Site) -> None:
         pass
     if not site.sections:
         site.write("index.html", "empty.html", "", failed=site.found.failed)
-
-    def across(sections: Sequence[Section]) -> None:
-        site.write("workloads.html", "workloads.html", "", **workloads.view(sections))
-
-    for _ in each(across, [site.sections], few=few):
-        pass
+    site.write("workloads.html", "workloads.html", "", **workloads.view(site.sections))
 
 
 def _texts(site: Site) -> None:
