@@ -138,8 +138,8 @@ def _inside(
 
 
 def nice(value: float) -> float:
-    """The next of 1, 2, 5 x 10^k above a positive value."""
+    """The next round number above a positive value, as an axis ends on."""
     if not (math.isfinite(value) and value > 0):
         return 1.0
     base = 10.0 ** math.floor(math.log10(value))
-    return next(m * base for m in (1, 2, 5, 10) if m * base >= value * (1 - 1e-9))
+    return next(m * base for m in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if m * base >= value * (1 - 1e-9))

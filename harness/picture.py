@@ -64,7 +64,13 @@ def frame(points: Sequence[Point], base: float | None) -> Frame:
         low = 100 * base
     pad = 0.08 * (high - low)
     height = max(HEIGHT, LABEL * (len({p.label for p in points}) + 2))
-    return Frame(min(xs) - 0.12 * span, max(xs) + 0.5 * span, low - pad, high + pad, height)
+    left, right = (0.45, 0.75) if alone(points) else (0.12, 0.5)
+    return Frame(min(xs) - left * span, max(xs) + right * span, low - pad, high + pad, height)
+
+
+def alone(points: Sequence[Point]) -> bool:
+    """Whether all points are of one budget, and have the whole width to stand side by side in."""
+    return len({p.multiple for p in points}) == 1
 
 
 def place(points: Sequence[Point], f: Frame) -> list[dict[str, Any]]:
@@ -75,7 +81,7 @@ def place(points: Sequence[Point], f: Frame) -> list[dict[str, Any]]:
     marks = []
     for multiple in sorted({p.multiple for p in points}):
         peers = sorted((p for p in points if p.multiple == multiple), key=lambda p: p.label)
-        step = min(0.018, 0.12 / len(peers)) * (f.right - f.left)
+        step = min(0.02, (0.6 if alone(points) else 0.12) / len(peers)) * (f.right - f.left)
         for k, p in enumerate(peers):
             x = math.exp(math.log(p.spent) + (k - (len(peers) - 1) / 2) * step)
             ends = [p.score if e is None else min(max(100 * e, f.bottom), f.top) / 100 for e in (p.low, p.high)]
