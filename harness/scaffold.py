@@ -62,7 +62,7 @@ data:
 template:                            # Jinja2 over a row's input and target
   prompt: "Q: {{input}}\\nA:"
   completion: " {{target}}"          # the loss is on this and the end-of-sequence token
-tasks:                               # signal: what a strategy sees by default, exact_match, loss or generate
+tasks:                               # signal: what a strategy sees by default: exact_match, loss or generate
   capitals: {signal: exact_match}
   plurals: {signal: exact_match}
 train:

@@ -26,6 +26,7 @@ def storages():
 
 
 def models():
+    gc.collect()
     return sum(type(x).__name__.endswith("ForCausalLM") for x in gc.get_objects())
 
 

@@ -44,7 +44,7 @@ def test_json_is_one_document_with_these_keys(tmp_path, toy, tiny):
     done = run("--suite", toy, "--model", tiny, "--strategy", "msft", "--json", "--mfu", "0.3")
     found = json.loads(done.stdout)
     keys = (
-        "strategy model suite mode seed lr budget hyperparameters adaptive ledger total_model_flops share_of_budget "
+        "strategy model suite mode seed lr budget hyperparameters reused adaptive ledger total_model_flops share_of_budget "
         "steps looks verbs disk memory gpu_hours scenarios"
     )
     assert set(found) == set(keys.split())

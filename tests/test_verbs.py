@@ -292,12 +292,11 @@ def odd(target):
     return [s.format(*[target] * s.count("{}")) for s in SPELLINGS] + [target.lower(), target.upper(), target[1:-1]]
 
 
-def final_judgement(suite, rows, responses, tmp_path, monkeypatch):
+def final_judgement(suite, rows, responses, tmp_path):
     """What lm-eval finds when a model gives these responses to these rows, in order, under the suite's filter."""
-    import lm_eval.models.huggingface as hf
     from lm_eval.api.model import LM
 
-    from harness.score import evaluate
+    from harness.scorer import run_lm_eval
 
     by_prompt = {}
     for row, response in zip(rows, responses, strict=True):
@@ -315,10 +314,9 @@ def final_judgement(suite, rows, responses, tmp_path, monkeypatch):
         loglikelihood = loglikelihood_rolling = None
 
     Fixed.__abstractmethods__ = frozenset()
-    monkeypatch.setattr(hf, "HFLM", Fixed)
     (tmp_path / "raw").mkdir()
     (task,) = {r.task for r in rows}
-    samples, _ = evaluate(tmp_path, suite, {task: rows}, tmp_path / "raw")
+    samples, _ = run_lm_eval(Fixed(), suite, {task: rows}, tmp_path / "raw")
     chosen = {s["doc"]["id"]: bool(s["exact_match"]) for s in samples[task] if s["filter"] == suite.scoring.filter}
     return [chosen[r.id] for r in rows]
 
@@ -335,7 +333,7 @@ def final_judgement(suite, rows, responses, tmp_path, monkeypatch):
         ("bbh", "word_sorting", "ant bee cat"),
     ],
 )
-def test_a_grade_is_the_final_scorers_judgement(toy, tmp_path, monkeypatch, name, task, target):
+def test_a_grade_is_the_final_scorers_judgement(toy, tmp_path, name, task, target):
     from harness.data import Row
     from harness.grading import Grader
     from harness.suite import load_suite
@@ -347,7 +345,7 @@ def test_a_grade_is_the_final_scorers_judgement(toy, tmp_path, monkeypatch, name
         Row(f"t:{task}/{k}", task, ask := QUESTION.format(k), target, f"{prefix}Q: {ask}\nA:", target)
         for k in range(len(responses))
     ]
-    expected = final_judgement(suite, rows, responses, tmp_path, monkeypatch)
+    expected = final_judgement(suite, rows, responses, tmp_path)
     grader = Grader(suite)
     assert [grader.correct(task, r.input, target, text) for r, text in zip(rows, responses, strict=True)] == expected
     assert len(set(expected)) == 2
