@@ -91,7 +91,7 @@ class Probes:
             spent += cost
 
         try:
-            return continuations(core.engine, core.suite, items, max_new_tokens, temperature, top_p, n, seed, meter)
+            return continuations(core.engine, core.suite, items, max_new_tokens, meter, (temperature, top_p, n, seed))
         finally:
             self.book("generate", spent, started)
 

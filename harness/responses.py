@@ -14,27 +14,29 @@ from harness.ports import Engine
 from harness.suite import Suite
 from harness.values import Generation
 
+GREEDY = (0.0, 1.0, 1, 0)
+
 
 def continuations(
     engine: Engine,
     suite: Suite,
     items: Sequence[Item],
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    n: int,
-    seed: int,
+    limit: int,
     meter: Callable[[Cost], None],
+    sampling: tuple[float, float, int, int] = GREEDY,
 ) -> list[Generation]:
-    """`n` for each item's prompt, item by item; `meter` is told each pass's cost before it runs, and may raise."""
+    """For each item's prompt, of at most `limit` tokens; `meter` is told each pass's cost before it runs, and may raise.
+
+    `sampling`: temperature, top_p, how many for each prompt, seed.
+    """
     tokenizer, until = engine.tokenizer, suite.scoring.until
 
     def stopped(new: list[int]) -> bool:
         return any(u in tokenizer.decode(new[-16:]) for u in until)
 
     prompts = [item.ids[: -item.supervised] for item in items]
-    groups = engine.generate(prompts, max_new_tokens, temperature, top_p, n, seed, meter, stopped)
-    return [_cut(ids, max_new_tokens, tokenizer, until) for group in groups for ids in group]
+    groups = engine.generate(prompts, limit, *sampling, meter, stopped)
+    return [_cut(ids, limit, tokenizer, until) for group in groups for ids in group]
 
 
 def _cut(ids: list[int], limit: int, tokenizer: Any, until: Sequence[str]) -> Generation:
@@ -66,5 +68,5 @@ class Responses:
         """Whether each of these items, of one task, is answered rightly. Raises HarnessError where no text can be graded."""
         rows = [self.data.row(item.id) for item in items]
         self._grader.require(rows[0].task)
-        found = continuations(self.engine, self.data.suite, items, self._limit(rows[0].task), 0.0, 1.0, 1, 0, meter)
+        found = continuations(self.engine, self.data.suite, items, self._limit(rows[0].task), meter)
         return [self._grader.correct(r.task, r.input, r.target, g.text) for r, g in zip(rows, found, strict=True)]

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from harness.paths import asset
+from tests.forks import Forks
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -94,3 +95,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_suite(tmp_path_factory.mktemp("suites"))
+
+
+@pytest.fixture(scope="module")
+def forks():
+    server = Forks()
+    yield server
+    server.close()

@@ -15,7 +15,7 @@ from harness.table import Columns, State
 from harness.tokens import Batch, Rows
 from tests.labs import make_lab
 from tests.test_lab import same
-from tests.test_replay import comparable, forks, request  # noqa: F401
+from tests.test_replay import comparable, request
 
 CADFT = find("cadft").cls
 # The tiny model's responses end from the third or fourth pass on.
@@ -218,7 +218,7 @@ EARLIER = ["step:7", "step:21", "verb:4", "verb:10", "between:6", "snapshot:12",
         pytest.param("msft+psft", EARLIER, marks=pytest.mark.slow),
     ],
 )
-def test_killed_anywhere_it_ends_in_the_same_record(forks, toy, tiny, tmp_path, strategy, places):  # noqa: F811
+def test_killed_anywhere_it_ends_in_the_same_record(forks, toy, tiny, tmp_path, strategy, places):
     options = {"cadft": EAGER, "msft+cadft": EAGER | {"msft.C": "2"}, "msft+psft": {"msft.C": "1"}}[strategy]
 
     def go(folder, **env):

@@ -12,7 +12,7 @@ from harness.request import Request, prepare
 from harness.suite import load_suite
 from tests.conftest import make_suite
 from tests.labs import make_lab
-from tests.test_replay import comparable, forks, plot_file  # noqa: F401  # forks: a fixture
+from tests.test_replay import comparable, plot_file
 from tests.test_replay import request as full_request
 
 PHASES = ("train", "validate")
@@ -114,7 +114,7 @@ def test_rollback_forks_and_looks_back_move_adapters_only(suite, tiny, tmp_path)
     assert all(torch.equal(p, frozen[n]) for n, p in engine.lm.named_parameters() if not p.requires_grad)
 
 
-def test_proportional_lowers_the_loss_and_the_saved_model_is_plain_and_merged(forks, suite, tiny, tmp_path):  # noqa: F811
+def test_proportional_lowers_the_loss_and_the_saved_model_is_plain_and_merged(forks, suite, tiny, tmp_path):
     done = forks.run(request(suite, tiny, tmp_path, "proportional"))
     assert done["status"] == 0, done
     record = json.loads(Path(done["record"]).read_text())
@@ -137,7 +137,7 @@ def test_proportional_lowers_the_loss_and_the_saved_model_is_plain_and_merged(fo
 
 
 @pytest.mark.parametrize("name", ["msft", "wander", "proxies"])
-def test_a_killed_run_ends_in_the_record_of_an_undisturbed_one(forks, suite, tiny, tmp_path, name):  # noqa: F811
+def test_a_killed_run_ends_in_the_record_of_an_undisturbed_one(forks, suite, tiny, tmp_path, name):
     strategy = plot_file(tmp_path, name)
     calm = forks.run(request(suite, tiny, tmp_path / "calm", strategy), HARNESS_SNAPSHOT_SECONDS="1000")
     assert calm["status"] == 0, calm

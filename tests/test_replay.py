@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.forks import Forks, comparable, damage
+from tests.forks import comparable, damage
 
 PLOTS = {
     "msft": None,
@@ -59,13 +59,6 @@ class Plot:
     def run(self, lab: Lab) -> None:
 {body}
 '''
-
-
-@pytest.fixture(scope="module")
-def forks():
-    server = Forks()
-    yield server
-    server.close()
 
 
 def plot_file(tmp_path, name):

@@ -9,7 +9,7 @@ from harness.api import BudgetExhausted, HarnessError
 from tests.conftest import make_suite, write_rows
 from tests.forks import comparable
 from tests.labs import make_lab
-from tests.test_replay import FILE, forks, request  # noqa: F401
+from tests.test_replay import FILE, request
 
 
 def validation(lab, core, task, n=None):
@@ -101,7 +101,7 @@ def test_what_cannot_be_graded_alone_is_refused_before_it_is_generated(tiny, tmp
     assert core.ledger.spent == 0
 
 
-def test_it_survives_a_kill(forks, toy, tiny, tmp_path):  # noqa: F811
+def test_it_survives_a_kill(forks, toy, tiny, tmp_path):
     path = tmp_path / "asks.py"
     body = """
         for _ in range(3):

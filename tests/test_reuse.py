@@ -11,18 +11,11 @@ from harness.errors import HarnessError
 from harness.plan import estimate
 from harness.request import Request, prepare
 from harness.reuse import EVENT
-from tests.forks import Forks, comparable
+from tests.forks import comparable
 from tests.test_cli import harness
 
 LEARNED = ("taskpgm", "regmix", "doremi", "doge")
 OPTIONS = {"regmix": {"runs": "4"}}
-
-
-@pytest.fixture(scope="module")
-def forks():
-    server = Forks()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from harness.api import BudgetExhausted, Look
 from harness.registry import builtin, find, resolve
 from harness.scripted import ScriptedLab
 from tests.conftest import make_suite, write_rows
+from tests.forks import comparable
 from tests.labs import make_lab
-from tests.test_replay import Forks, comparable
 
 RIVALS = ["msft", "sft", "continual_sft", "sro", "soft_sro", "dynamix_sft", "ies"]
 
@@ -420,28 +420,24 @@ def test_plots_run_under_a_lens_and_under_no_other_plot(name, toy, tiny, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RIVALS)
-def test_killed_anywhere_and_started_again_it_ends_in_the_same_record(name, toy, tiny, tmp_path):
-    server = Forks()
+def test_killed_anywhere_and_started_again_it_ends_in_the_same_record(forks, name, toy, tiny, tmp_path):
     options = {"dynamix_sft": {"T": "5"}, "ies": {"delta": "0.05", "least": "1"}}.get(name, {})
 
     def go(folder, **env):
         asked = {"strategy": name, "suite": toy, "model": tiny, "runs": tmp_path / folder, "options": options}
-        return server.run(asked, **env)
+        return forks.run(asked, **env)
 
     def done(answer):
         assert answer["status"] == 0, answer
         return {k: v for k, v in comparable(answer["record"]).items() if k != "environment"}
 
-    try:
-        calm = done(go("calm", HARNESS_SNAPSHOT_SECONDS="1000"))
-        for place, seconds in (
-            ("step:7", "0"),
-            ("step:23", "0.2"),
-            ("step:37", "0"),
-            ("verb:5", "0.2"),
-            ("between:9", "0"),
-        ):
-            go(place, HARNESS_FAULT=f"kill@{place}", HARNESS_SNAPSHOT_SECONDS=seconds)
-            assert done(go(place, HARNESS_SNAPSHOT_SECONDS=seconds)) == calm, place
-    finally:
-        server.process.kill()
+    calm = done(go("calm", HARNESS_SNAPSHOT_SECONDS="1000"))
+    for place, seconds in (
+        ("step:7", "0"),
+        ("step:23", "0.2"),
+        ("step:37", "0"),
+        ("verb:5", "0.2"),
+        ("between:9", "0"),
+    ):
+        go(place, HARNESS_FAULT=f"kill@{place}", HARNESS_SNAPSHOT_SECONDS=seconds)
+        assert done(go(place, HARNESS_SNAPSHOT_SECONDS=seconds)) == calm, place

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.forks import Forks, comparable, damage
+from tests.forks import comparable, damage
 
 FOLDER = Path(__file__).parent / "shapes"
 ALONE = sorted(p.stem for p in FOLDER.glob("*.py") if p.stem != "weighting")
@@ -36,13 +36,6 @@ def moments(folder):
     done = sum(v["exhausted"] is None for v in verbs)
     last = dict.fromkeys(("score", "scoring", "record"), 1)
     return last | {"step": steps, "verb": done, "computed": done, "between": done, "snapshot": done + steps}
-
-
-@pytest.fixture(scope="module")
-def forks():
-    server = Forks()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")
