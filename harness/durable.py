@@ -22,9 +22,12 @@ from safetensors.torch import load_file, save_file
 
 from harness import checkpoint, journal, ledger
 from harness.checkpoint import Tensors
+from harness.errors import HarnessError
 from harness.paths import file_digest, write_atomic
 
 SECONDS = 60.0
+# What a snapshot holds and means. To be raised with any change of it: a run is never resumed from what it misreads.
+LAYOUT = 2
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Snapshots:
         write_atomic(target / "state.json", json.dumps(state))
         fault("snapshot")
         pointer = {
+            "layout": LAYOUT,
             "name": name,
             "verbs": verbs,
             "ledger_lines": len(book.entries),
@@ -83,10 +87,18 @@ class Snapshots:
 
 
 def load(folder: Path) -> Point | None:
-    """The durable point of an interrupted run, checked; None if there is none or any part of it is damaged."""
+    """The durable point of an interrupted run, checked; None if there is none or any part of it is damaged.
+
+    Raises HarnessError if another version of harness wrote it: its hours are not thrown away unasked.
+    """
     pointer = _pointer(folder / "snapshot")
     if pointer is None:
         return None
+    if pointer.get("layout") != LAYOUT:
+        raise HarnessError(
+            f"run {folder.name} was begun by a version of harness whose snapshots this one cannot read: "
+            "finish it with that version, or start it again with --force"
+        )
     there = folder / "snapshot" / pointer["name"]
     try:
         intact = all(file_digest(there / n) == sha for n, sha in pointer["sha256"].items())

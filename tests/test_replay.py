@@ -1,5 +1,6 @@
 """Kill a run anywhere, run the same command again: the same record (times aside) and weights as an undisturbed run."""
 
+import json
 import os
 import random
 import resource
@@ -158,6 +159,24 @@ def test_damage_is_detected_said_and_computed_again(forks, undisturbed, toy, tin
     done = forks.run(asked)
     assert done["status"] == 0, done
     assert len(done["said"]) >= 1
+    assert comparable(done["record"]) == undisturbed["msft"]
+
+
+def test_a_snapshot_of_another_version_is_neither_misread_nor_thrown_away(forks, undisturbed, toy, tiny, tmp_path):
+    asked = request(toy, tiny, tmp_path, "msft")
+    assert forks.run(asked, HARNESS_FAULT="kill@step:23", HARNESS_SNAPSHOT_SECONDS="0")["status"] == -9
+    (path,) = tmp_path.glob("*/snapshot/pointer.json")
+    written = path.read_text()
+    pointer = json.loads(written)
+    del pointer["layout"]
+    path.write_text(json.dumps(pointer))
+    refused = forks.run(asked)
+    assert refused["status"] != 0
+    assert "begun by a version of harness whose snapshots this one cannot read" in refused["error"]
+    assert "--force" in refused["error"]
+    path.write_text(written)
+    done = forks.run(asked)
+    assert "goes on after" in done["said"][0]
     assert comparable(done["record"]) == undisturbed["msft"]
 
 
