@@ -60,6 +60,7 @@ def _rows(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
                 "score": score.value,
                 "score_low": score.low,
                 "score_high": score.high,
+                "interquartile_mean": row.iqm,
                 "difference": d.value if d else None,
                 "difference_low": d.low if d else None,
                 "difference_high": d.high if d else None,

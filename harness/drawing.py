@@ -78,6 +78,15 @@ def whisker(value: float, low: float | None, high: float | None, reach: float, l
     return svg(WHISKER, label, zero, bar, dot, css="whisker")
 
 
+def signed(value: float, reach: float, label: str) -> Markup:
+    """A bar from zero to the value on an axis from -reach to reach: filled above zero, outlined below."""
+    width, height = WHISKER
+    at = Scale(-reach or -1.0, reach or 1.0, 4, width - 4)
+    left, right = sorted((at(0), at(value)))
+    bar = f'<rect class="{"plus" if value >= 0 else "minus"}" x="{left:.1f}" y="5" width="{right - left:.1f}" height="10"/>'
+    return svg(WHISKER, label, bar, f'<path class="zero" d="M{at(0):.1f} 1V{height - 1}"/>', css="whisker")
+
+
 def panel(lines: Sequence[tuple[str, Series]], right: float, bottom: float, top: float, label: str) -> Markup:
     """Lines (css class, points) over [0, right] x [bottom, top], with a frame and three faint lines."""
     width, height = PANEL

@@ -23,6 +23,12 @@ def plain(value: object, longest: int = LONGEST) -> str:
     return _STACKED.sub("\N{REPLACEMENT CHARACTER}", shown)
 
 
+def cell(word: str) -> str:
+    """Text as one cell of CSV, on one line."""
+    word = plain(word, 120).replace("\n", " ")
+    return '"' + word.replace('"', '""') + '"' if set(word) & set(',"') else word
+
+
 def slug(name: str) -> str:
     """A file's name for any text: the text itself where it is plain and lower case, else its digest."""
     from harness.paths import digest

@@ -68,7 +68,6 @@ def build(sources: Sequence[Path], out: Path) -> Path:
     names |= {f"{folder}/{s.anchor}.html" for s in site.sections for folder in ("boards", "compare")}
     _boards(site)
     _texts(site)
-    downloads.write(site.sections, found, out)
     for folder in FOLDERS:
         _sweep(out / folder, names)
     return out / "index.html"
@@ -114,14 +113,17 @@ def _strategies(site: Site) -> set[str]:
 
 
 def _boards(site: Site) -> None:
-    """The boards, of which the first is the front page, their comparisons, and the page of all workloads.
+    """The boards, of which the first is the front page, their comparisons, the downloads, and the page of all workloads.
 
     Many pictures are drawn in processes of their own, unless this one has drawn before: the renderer has threads, and a
     fork of a process that holds it hangs when it draws.
     """
-    few = sys.maxsize if "vl_convert" in sys.modules else 2
+    few = sys.maxsize if "vl_convert" in sys.modules else 3
 
-    def write(s: Section) -> None:
+    def write(s: Section | None) -> None:
+        if s is None:
+            downloads.write(site.sections, site.found, site.out)
+            return
         values = {
             "section": s,
             "picture": picture(s),
@@ -134,7 +136,7 @@ def _boards(site: Site) -> None:
         site.write(f"boards/{s.anchor}.html", "board.html", "../", **values)
         site.write(f"compare/{s.anchor}.html", "compare.html", "../", section=s, comparison=comparison(s))
 
-    for _ in each(write, site.sections, few=few):
+    for _ in each(write, [None, *site.sections], few=few):
         pass
     if not site.sections:
         site.write("index.html", "empty.html", "", failed=site.found.failed)

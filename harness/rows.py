@@ -14,7 +14,7 @@ from typing import Any
 from harness.compare import Difference
 from harness.ledger import BILLED
 from harness.paths import digest
-from harness.profiles import Target, median_to_target
+from harness.profiles import Target, iqm, median_to_target
 from harness.record import Record
 from harness.refutation import Refutation
 from harness.stats import Estimate, macro_standard_error, mean_interval, paired_difference
@@ -73,6 +73,11 @@ class Row:
     def score(self) -> Estimate:
         """Over seeds and items where all items are at hand; else over seeds."""
         return self.estimate or mean_interval([r.macro for r in self.runs])
+
+    @cached_property
+    def iqm(self) -> float:
+        """Interquartile mean over all scores of seeds x tasks: without the quarter that is best and the one that is worst."""
+        return iqm([s.value for r in self.runs for s in r.scores.values()])
 
     @property
     def item_error(self) -> float:

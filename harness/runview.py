@@ -10,9 +10,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from harness.drawing import Series, nice, panel, stream
+from harness.drawing import Series, nice, panel, signed, stream
 from harness.ledger import BILLED
-from harness.plain import plain
+from harness.plain import cell, plain
 from harness.record import Event, MixtureChange, Record
 from harness.rows import phase
 
@@ -31,6 +31,17 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Learned:
+    """The last weights that a strategy logged: task, weight, its share of the first mixture; and what they come from.
+
+    `terms`: name, a number and a bar a task, in the tasks' order.
+    """
+
+    weights: tuple[tuple[str, float, float], ...] = ()
+    terms: tuple[tuple[str, list[float], list[Markup]], ...] = ()
+
+
+@dataclass(frozen=True)
 class View:
     means: dict[str, float]
     bar: tuple[tuple[str, float], ...]
@@ -42,7 +53,7 @@ class View:
     events: tuple[tuple[float, Event, str], ...]
     hidden_events: int
     matrices: tuple[tuple[str, list[str], list[list[float]], float], ...]
-    weights: tuple[tuple[str, float, float], ...]
+    learned: Learned
 
 
 def view(r: Record, runs: Sequence[Record]) -> View:
@@ -56,7 +67,7 @@ def view(r: Record, runs: Sequence[Record]) -> View:
     changes = r.mixture[:: max(1, len(r.mixture) // MOST_CHANGES)]
     return View(
         means, shares, panels, _curves_csv(r), top, _stream(r, changes), _mixture_csv(changes), events,
-        len(r.events) - len(shown), tuple(_matrices(r.events)), _weights(r),
+        len(r.events) - len(shown), tuple(_matrices(r.events)), _learned(r),
     )  # fmt: skip
 
 
@@ -104,7 +115,7 @@ def _number(x: float | None) -> str:
 
 def _curves_csv(r: Record) -> str:
     rows = [
-        f"{p.billed_flops},{_cell(p.task)},{'' if p.loss is None else format(p.loss, '.4f')},{p.exact_match:.4f}"
+        f"{p.billed_flops},{cell(p.task)},{'' if p.loss is None else format(p.loss, '.4f')},{p.exact_match:.4f}"
         for p in r.curves[:2000]
     ]
     return "\n".join(["billed_flops,task,loss,exact_match", *rows])
@@ -113,12 +124,7 @@ def _curves_csv(r: Record) -> str:
 def _mixture_csv(changes: Sequence[MixtureChange]) -> str:
     tasks = sorted({t for c in changes for t in c.weights})
     rows = [",".join([str(c.billed_flops), *(f"{c.weights.get(t, 0):.4f}" for t in tasks)]) for c in changes]
-    return "\n".join([",".join(["billed_flops", *map(_cell, tasks)]), *rows])
-
-
-def _cell(word: str) -> str:
-    word = plain(word, 120).replace("\n", " ")
-    return '"' + word.replace('"', '""') + '"' if set(word) & set(',"') else word
+    return "\n".join([",".join(["billed_flops", *map(cell, tasks)]), *rows])
 
 
 def _compact(data: Any) -> str:
@@ -157,22 +163,31 @@ def _square(value: Any, n: int) -> bool:
     whole = (
         isinstance(value, list) and len(value) == n and all(isinstance(row, list) and len(row) == n for row in value)
     )
-    return whole and all(isinstance(x, int | float) and math.isfinite(x) for row in value for x in row)
+    return whole and all(_number_like(x) for row in value for x in row)
 
 
-def _weights(r: Record) -> tuple[tuple[str, float, float], ...]:
-    """The last weights that were learned: task, weight, and its share of the first mixture."""
+def _learned(r: Record) -> Learned:
+    """Of the last log with weights: those, and its lists of a number a task (TaskPGM's unary and pairwise terms)."""
     found = [
-        e.data["weights"]
+        e.data
         for e in r.events
         if e.verb == "log" and isinstance(e.data, dict) and isinstance(e.data.get("weights"), dict)
     ]
     if not found:
-        return ()
-    start = r.mixture[0].weights if r.mixture else {}
-    pairs = [
-        (str(t), w, start.get(t, 0.0))
-        for t, w in sorted(found[-1].items())
-        if isinstance(w, int | float) and math.isfinite(w)
-    ]
-    return tuple(pairs[:MOST_TASKS])
+        return Learned()
+    start, weights = r.mixture[0].weights if r.mixture else {}, found[-1]["weights"]
+    if not all(map(_number_like, weights.values())):
+        return Learned()
+    pairs = tuple((str(t), w, start.get(t, 0.0)) for t, w in sorted(weights.items())[:MOST_TASKS])
+    lists = {k: v for k, v in sorted(found[-1].items(), reverse=True) if _numbers(v, len(weights))}
+    most = max((abs(x) for v in lists.values() for x in v), default=0.0)
+    terms = [(k, v[:MOST_TASKS], [signed(x, most, f"{x:.4g}") for x in v[:MOST_TASKS]]) for k, v in lists.items()]
+    return Learned(pairs, tuple(terms[:4]))
+
+
+def _numbers(value: Any, n: int) -> bool:
+    return isinstance(value, list) and len(value) == n and all(_number_like(x) for x in value)
+
+
+def _number_like(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)

@@ -24,10 +24,11 @@ class Comparison:
 def comparison(s: Section) -> Comparison:
     """Scores of every seed and task of a workload. The interval is Student's t over the seeds that both rows have."""
     rows = s.rows[:MOST]
+    tested = {row.key for row in s.budgets[0][1] if row.tie is not None}
     means = {row.key: [sum(r.scores[t].value for r in row.runs) / len(row.runs) for t in s.tasks] for row in rows}
     data = {
         "tasks": [plain(t, 120) for t in s.tasks],
-        "rows": [_row(row, s.tasks) for row in rows],
+        "rows": [_row(row, s.tasks) | {"tested": row.key in tested} for row in rows],
         "t": [round(float(t_quantile(df, 0.05)), 4) for df in range(1, 101)],
         "better": sorted(map(list, s.better)),
     }

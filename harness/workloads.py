@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from harness import RULES_VERSION
 from harness.picture import profile_picture
-from harness.plain import plain
+from harness.plain import cell
 from harness.profiles import Ratio, geometric_ratio, performance_profile
 from harness.rows import Row, Section, one
 
@@ -31,6 +31,14 @@ class Line:
     def found(self) -> int:
         return sum(cell is not None for cell in self.cells)
 
+    @property
+    def order(self) -> float:
+        """What lines are sorted by: the ratio, and lower bounds behind all numbers, those of most misses last.
+
+        By the bound alone, who stops early and reaches nothing would stand before who reaches everything.
+        """
+        return self.ratio.value + 1e6 * self.ratio.censored if self.ratio else math.inf
+
 
 def view(sections: Sequence[Section]) -> dict[str, Any]:
     """Values of the page: workloads of the present rules that are whole (no `--limit`), lines, the picture."""
@@ -47,12 +55,10 @@ def view(sections: Sequence[Section]) -> dict[str, Any]:
     )
     areas = {n: float(curve.mean()) for n, curve in shares.items()}
     lines = [Line(n, tuple(rows.get(n) for rows in plain_rows), _ratio(n, plain_rows), areas.get(n)) for n in names]
-    lines.sort(key=lambda line: (-line.found, line.ratio.value if line.ratio else math.inf, line.strategy))
+    lines.sort(key=lambda line: (-line.found, line.order, line.strategy))
     drawn = {n: [float(x) for x in curve] for n, curve in shares.items()} if len(whole) > 1 else {}
-    numbers = [",".join(["factor", *map(plain, drawn)])]
-    numbers += [
-        ",".join(f"{x:.3f}" for x in (f, *values)) for f, *values in zip(FACTORS, *drawn.values(), strict=True)
-    ][::5]
+    numbers = [",".join(["factor", *map(cell, drawn)])]
+    numbers += [",".join(f"{x:.3f}" for x in (f, *values)) for f, *values in zip(FACTORS, *drawn.values(), strict=True)]
     picture = Markup(profile_picture(FACTORS, drawn))
     return {
         "whole": whole,
@@ -64,9 +70,10 @@ def view(sections: Sequence[Section]) -> dict[str, Any]:
 
 
 def _plain(s: Section) -> dict[str, Row]:
-    """The ranked 1x rows without settings of a workload, by strategy: of several the one with most seeds."""
+    """The ranked 1x rows without settings of a workload, by strategy: of several that with most seeds, then the newest."""
     rows = [row for m, rows in s.budgets if m == 1 for row in rows if row.ranked and not row.settings]
-    return {row.strategy: row for row in sorted(rows, key=lambda row: (len(row.runs), row.key))}
+    rows.sort(key=lambda row: (row.is_reference, len(row.runs), max(r.ended for r in row.runs), row.key))
+    return {row.strategy: row for row in rows}
 
 
 def _cost(row: Row) -> float | None:

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import math
+import re
 
 import numpy as np
 import pytest
 from pyarrow import parquet
 
-from harness import articles, items, picture
+from harness import articles, items, picture, record, runview, workloads
 from harness.board import sections
 from harness.compare import compare
 from harness.gather import gather
@@ -100,17 +102,17 @@ def test_other_learning_rates_are_tuning_and_are_billed_to_the_chosen_one(tmp_pa
 
 
 def test_a_refutation_stands_on_the_row_that_it_disputes(folder, tmp_path):
-    record, right = worlds.make_run("uniform", 0, 0.7, n=40)
+    disputed, right = worlds.make_run("uniform", 0, 0.7, n=40)
     again, _ = worlds.make_run("uniform", 0, 0.4, n=40)
-    path = worlds.write_run(record, right, tmp_path)
-    refuted = Refutation(refutes=record.id, record=again)
-    (path.parent / name(again, record.id)).write_text(refuted.model_dump_json())
+    path = worlds.write_run(disputed, right, tmp_path)
+    refuted = Refutation(refutes=disputed.id, record=again)
+    (path.parent / name(again, disputed.id)).write_text(refuted.model_dump_json())
     (row,) = sections(gather([tmp_path]))[0].rows
     assert row.disputes == (refuted,)
     assert len(row.runs) == 1
     index = build([tmp_path], tmp_path / "out").read_text()
     assert "1 refuted" in index
-    assert "Refuted: the same run" in (tmp_path / "out" / "runs" / f"{record.id}.html").read_text()
+    assert "Refuted: the same run" in (tmp_path / "out" / "runs" / f"{disputed.id}.html").read_text()
 
 
 def test_downloads_hold_the_numbers_of_the_table_in_three_formats(folder, tmp_path):
@@ -124,9 +126,12 @@ def test_downloads_hold_the_numbers_of_the_table_in_three_formats(folder, tmp_pa
     page = (tmp_path / "index.html").read_text()
     for line, row, shown in zip(lines, whole, section.rows, strict=True):
         assert float(line["score"]) == row["score"] == shown.score.value
-        assert f"<strong>{100 * row['score']:.1f}</strong>" in page
+        assert f">{100 * row['score']:.1f}</strong>" in page
         assert row["runs"].split() == [r.id for r in shown.runs]
         assert row["tie_group"] == shown.tie
+        values = sorted(x.value for r in shown.runs for x in r.scores.values())
+        cut = len(values) // 4
+        assert row["interquartile_mean"] == pytest.approx(np.mean(values[cut : len(values) - cut]))
     scores = parquet.read_table(tmp_path / "scores.parquet").to_pylist()
     assert len(scores) == 3 * 2 * 4 * len(worlds.TASKS)
     by_run = {}
@@ -135,6 +140,30 @@ def test_downloads_hold_the_numbers_of_the_table_in_three_formats(folder, tmp_pa
     for row in section.rows:
         for r in row.runs:
             assert np.mean(by_run[r.id]) == pytest.approx(r.macro)
+
+
+def test_who_never_reached_a_target_stands_behind_who_did(tmp_path):
+    """By the bound alone a run that ends early and reaches nothing would lead: it billed less than the reference."""
+    reached = [worlds.make_run(name, 0, 0.7, n=20) for name in ("proportional", "uniform")]
+    whole, right = worlds.make_run("sro", 0, 0.2, n=20)
+    low = [p.model_copy(update={"exact_match": 0.0, "billed_flops": p.billed_flops // 4}) for p in whole.curves]
+    early = whole.model_copy(update={"curves": low, "total_model_flops": whole.total_model_flops // 4})
+    for made, correct in (*reached, (early, right)):
+        worlds.write_run(made, correct, tmp_path)
+    found = workloads.view(sections(gather([tmp_path])))["lines"]
+    ratios = {line.strategy: line.ratio for line in found}
+    assert ratios["sro"].censored == 1
+    assert ratios["sro"].value < min(ratios["proportional"].value, ratios["uniform"].value)
+    assert found[-1].strategy == "sro"
+
+
+def test_of_several_rates_the_reference_stands_for_itself_across_workloads(tmp_path):
+    for k, lr in enumerate((1e-4, 2e-4, 4e-4)):
+        for strategy in ("proportional", "uniform"):
+            worlds.write_run(*worlds.make_run(strategy, 0, 0.6 + 0.05 * k, n=20, lr=lr), tmp_path)
+    lines = {line.strategy: line for line in workloads.view(sections(gather([tmp_path])))["lines"]}
+    assert lines["proportional"].cells[0].is_reference
+    assert lines["uniform"].ratio is not None
 
 
 def test_text_in_csv_is_never_a_formula(tmp_path):
@@ -157,6 +186,37 @@ def test_a_strategys_page_shows_its_docstring_paper_and_code(folder, tmp_path):
     page = (tmp_path / "strategies" / "cadft.html").read_text()
     assert "https://arxiv.org/abs/2606.11206" in page
     assert page.count("<tr>") == 1 + 2  # its head, and a line for each budget
+
+
+def test_terms_of_learned_weights_stand_beside_them(tmp_path):
+    """TaskPGM's page: numbers as logged, bars from zero to a common scale, filled above and outlined below."""
+    made, right = worlds.make_run("taskpgm", 0, 0.7, n=20)
+    weights = dict(zip(worlds.TASKS, np.linspace(0.05, 0.2, 8).tolist(), strict=True))
+    unary, pairwise = [4.0, -8.0, 1, 0.0, 2.5, -1.0, 0.5, 3.0], [2.0] * 8
+    data = {"weights": weights, "unary": unary, "pairwise": pairwise, "r": 4.0, "short": [1.0], "flags": [True] * 8}
+    event = record.Event(billed_flops=1, verb="log", note="weights", data=data)
+    made = made.model_copy(update={"events": [*made.events, event]})
+    learned = runview.view(made, [made]).learned
+    assert [(name, values) for name, values, _ in learned.terms] == [("unary", unary), ("pairwise", pairwise)]
+    assert {task: w for task, w, _ in learned.weights} == weights
+    bars = [re.search(r'class="(\w+)" x="([\d.]+)" y="5" width="([\d.]+)"', str(bar)) for bar in learned.terms[0][2]]
+    middle, reach = 132 / 2, 132 / 2 - 4
+    for value, found in zip(unary, bars, strict=True):
+        assert found[1] == ("plus" if value >= 0 else "minus")
+        assert float(found[3]) == pytest.approx(abs(value) / 8 * reach, abs=0.051)
+        assert float(found[2]) == pytest.approx(middle + min(value, 0) / 8 * reach, abs=0.051)
+    worlds.write_run(made, right, tmp_path / "r")
+    build([tmp_path / "r"], tmp_path / "out")
+    page = (tmp_path / "out" / "runs" / f"{made.id}.html").read_text()
+    assert "The unary term draws weight to a task" in page
+    assert "-8.00" in page
+
+
+def test_weights_that_are_no_numbers_are_not_drawn():
+    made, _ = worlds.make_run("taskpgm", 0, 0.7, n=20)
+    for odd in ({"a": "1"}, {"a": math.nan}, {"a": True}, {"a": None}):
+        event = record.Event(billed_flops=1, verb="log", note="weights", data={"weights": odd})
+        assert runview.view(made.model_copy(update={"events": [event]}), [made]).learned == runview.Learned()
 
 
 def test_documents_are_whole_and_their_links_stay_on_the_site():

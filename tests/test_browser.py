@@ -203,6 +203,102 @@ def test_pointing_at_a_mark_says_what_it_is(page, site):
     assert "95 % interval" in tip
 
 
+def curves(page, which):
+    """The lines of the large plot: all, or those of a class."""
+    return page.locator(f"svg.plot path.curve{which}")
+
+
+def run_page(site, strategy):
+    """A run's page and its record."""
+    for path in sorted((site / "runs").glob("*.json")):
+        found = read(path)
+        if found.identity.strategy == strategy and found.curves:
+            return path.with_suffix(".html"), found
+    raise AssertionError(strategy)
+
+
+def shown_values(page):
+    return {
+        key.locator("bdi").inner_text(): key.locator(".value").inner_text()
+        for key in page.locator(".keys button").all()
+    }
+
+
+def test_curves_say_their_values_where_one_points_and_stand_out_when_chosen(page, site):
+    path, found = run_page(site, "msft")
+    open_(page, path)
+    plot = page.locator("svg.plot")
+    plot.scroll_into_view_if_needed()
+    assert curves(page, "").count() == len(worlds.TASKS)
+    box = plot.bounding_box()
+    plot.hover(position={"x": box["width"] * 0.999, "y": box["height"] / 2})
+    last = max(p.billed_flops for p in found.curves)
+    truth = {p.task: 100 * p.exact_match for p in found.curves if p.billed_flops == last}
+    for task, text in shown_values(page).items():
+        assert float(text) == pytest.approx(truth[task], rel=0.006, abs=0.05), task
+    page.locator(".keys button", has_text="colours").click()
+    assert curves(page, ".lit").locator("title").evaluate_all("found => found.map(t => t.textContent)") == ["colours"]
+    assert curves(page, ".dim").count() == len(worlds.TASKS) - 1
+    assert "curve=colours" in page.url
+    page.locator("button[data-view='loss']").click()
+    plot.hover(position={"x": box["width"] * 0.999, "y": box["height"] / 2})
+    losses = {p.task: p.loss for p in found.curves if p.billed_flops == last}
+    assert {t: float(x) for t, x in shown_values(page).items()} == pytest.approx(losses, rel=0.006)
+    page.reload()
+    assert curves(page, ".lit").count() == 1
+    assert page.locator("button[data-view='loss']").get_attribute("aria-pressed") == "true"
+
+
+def test_a_stretch_of_the_curves_is_zoomed_by_dragging_and_by_the_keyboard(page, site):
+    path, found = run_page(site, "msft")
+    open_(page, path)
+    plot = page.locator("svg.plot")
+    plot.scroll_into_view_if_needed()
+    total = max(p.billed_flops for p in found.curves)
+    box = plot.bounding_box()
+    unit = box["width"] / 760
+    at = [box["x"] + unit * (52 + share * (760 - 52 - 14)) for share in (0.25, 0.75)]
+    page.mouse.move(at[0], box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(at[1], box["y"] + 90, steps=4)
+    page.mouse.up()
+    seen = dict(x.split("=") for x in page.url.split("#")[1].split("&"))
+    assert (float(seen["from"]) / total, float(seen["to"]) / total) == pytest.approx((0.25, 0.75), abs=0.01)
+    outline = curves(page, "").first.get_attribute("d")
+    page.reload()
+    assert curves(page, "").first.get_attribute("d") == outline
+    page.locator("button[aria-label='Show all']").click()
+    assert "from=" not in page.url
+    plot.focus()
+    page.keyboard.press("ArrowRight")
+    assert set(shown_values(page).values()) != {""}
+    page.keyboard.press("+")
+    assert "to=" in page.url
+    page.keyboard.press("0")
+    assert "to=" not in page.url
+    assert "arrow keys" in plot.get_attribute("aria-label")
+
+
+def test_profiles_are_drawn_large_in_the_place_of_the_still_picture(page, tmp_path):
+    for suite in ("pocket", "bbh"):
+        worlds.world(tmp_path / "results", 2, suite=suite, n=20)
+    build([tmp_path / "results"], tmp_path / "dist")
+    open_(page, tmp_path / "dist" / "workloads.html")
+    assert not page.locator("#profiles-still").is_visible()
+    names = set(shown_values(page))
+    assert names == set(worlds.SKILLS)
+    plot = page.locator("svg.plot")
+    box = plot.bounding_box()
+    plot.hover(position={"x": box["width"] * 0.999, "y": box["height"] / 2})
+    rows = [line.split(",") for line in page.locator("#profiles-data").text_content().strip().splitlines()]
+    last = dict(zip(rows[0], rows[-1], strict=True))
+    assert all(float(shown_values(page)[n]) == pytest.approx(100 * float(last[n]), abs=0.1) for n in names)
+    page.locator("[data-filter]").fill("cadft")
+    page.locator(".keys button", has_text="uniform").first.click()
+    assert "q=cadft" in page.url
+    assert "curve=uniform" in page.url
+
+
 def test_two_strategies_are_compared_on_their_shared_seeds(page, site):
     rows = {}
     for path in (site / "runs").glob("*.json"):
@@ -243,6 +339,7 @@ def test_without_a_script_every_table_is_there(browser, site):
     assert page.locator("text=Where the FLOPs went").is_visible()
     assert page.locator(".panel").count() == 2 * len(worlds.TASKS)
     assert page.locator(".stream").is_visible()
+    assert not page.locator("[data-plot]").is_visible()
     context.close()
 
 

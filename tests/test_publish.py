@@ -307,7 +307,9 @@ def test_hostile_names_are_text_everywhere(tmp_path):
         assert not {"img", "b", "iframe"} & {tag for tag, _ in p.tags}
         assert not [a for _, attrs in p.tags for a in attrs if a.startswith("on")]
         scripts = [attrs for tag, attrs in p.tags if tag == "script"]
-        assert all(a.get("src", "").endswith("site.js") or a.get("type") == "application/json" for a in scripts)
+        assert all(
+            a.get("src", "").endswith(("site.js", "plot.js")) or a.get("type") == "application/json" for a in scripts
+        )
     assert any("{{7*7}}${7*7}" in p.text for p in pages)
 
 
@@ -338,7 +340,7 @@ def test_pages_are_plain_files_with_relative_links_that_lead_somewhere(tmp_path)
             file = (path.parent / target).resolve() if target else path
             assert file.is_file(), (path.name, link)
             assert not anchor or anchor.startswith("hl=") or anchor in pages[file].ids, (path.name, link)
-    for file in ("style.css", "site.js"):
+    for file in ("style.css", "site.js", "plot.js"):
         assert "http" not in (tmp_path / "out" / file).read_text().replace("http://www.w3.org/2000/svg", "")
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +109,13 @@ def _dressed(made: Record, rng: np.random.Generator) -> Record:
     )
 
 
+@cache
+def _sha(*what: str | int) -> str:
+    return hashlib.sha256(repr(what).encode()).hexdigest()
+
+
 def write_run(made: Record, right: dict[str, list[bool]], results: Path) -> Path:
-    """The record in a results folder, its items beside it."""
+    """The record in a results folder, its items beside it: as long as real ones, with digests that do not compress."""
     path = write_result(made, results)
     lines = [
         json.dumps(
@@ -116,8 +123,10 @@ def write_run(made: Record, right: dict[str, list[bool]], results: Path) -> Path
                 "correct": {"exact": x},
                 "filtered": {"exact": "7"},
                 "id": f"t:{task}/{k}",
-                "item_sha256": f"{k:064x}",
+                "item_sha256": _sha(task, k),
+                "prompt_sha256": _sha(task, k, "prompt"),
                 "response": " 7",
+                "target": "7",
                 "truncated": False,
             }
         )

@@ -12,8 +12,8 @@
     for (const key of KEYS) state[key] = found.get(key) || "";
   };
   const writeState = () => {
-    const found = new URLSearchParams();
-    for (const key of KEYS) if (state[key]) found.set(key, state[key]);
+    const found = new URLSearchParams(location.hash.slice(1)); // plot.js keeps its own beside these
+    for (const key of KEYS) if (state[key]) found.set(key, state[key]); else found.delete(key);
     const text = found.toString();
     history.replaceState(null, "", text ? "#" + text : location.pathname + location.search);
   };
@@ -215,7 +215,8 @@
       const told = (x, y) => data.better.some(([better, worse]) => better === x.key && worse === y.key);
       const verdict = !seeds.length ? "They share no seed." :
         `B is ${points(m)} points from A${half === null ? " on the one seed that both have" : ` (± ${(100 * half).toFixed(1)}) over ${seeds.length} shared seeds`}.` +
-        (told(b, a) ? " The board tells them apart: B is better." : told(a, b) ? " The board tells them apart: A is better." : " The board does not tell them apart.") +
+        (!(a.tested && b.tested) ? " The board tests pairs of ranked rows at its first budget alone." :
+          told(b, a) ? " The board tells them apart: B is better." : told(a, b) ? " The board tells them apart: A is better." : " The board does not tell them apart.") +
         (a.budget !== b.budget ? " Their budgets differ." : "");
       $("[data-verdict]", place).textContent = verdict;
     };
