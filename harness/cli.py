@@ -242,7 +242,7 @@ def list_(what: str, as_json: bool, runs: Path) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=1))
     else:
-        view.print_rows(rows)
+        view.print_rows(view.narrow(rows))
 
 
 @cli.command()

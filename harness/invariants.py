@@ -136,9 +136,7 @@ def provenance(r: Record) -> Found:
     git, e = r.environment.git, r.environment
     if git.commit is not None and not re.fullmatch(r"[0-9a-f]{40}", git.commit):
         yield f"environment.git.commit {short(git.commit)}", "40 hex digits"
-    gates = (r.reports.backend_gate, r.reports.parity)
-    sure = git.commit and git.dirty is False and r.reports.limit is None and r.status != "failed"
-    if r.official and not (sure and all(gate is None or gate.get("passed") is True for gate in gates)):
+    if r.official and r.doubts:
         yield "official: true", "a finished run without --limit of a clean commit, whose scorer passed its gates"
     if e.threads < 1:
         yield f"environment.threads {e.threads}", "at least 1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,6 +146,17 @@ class Record(_Part):
     def first_use_flops(self) -> int:
         """All billed FLOPs, with what another run has paid for the mixture that this one took over."""
         return self.total_model_flops + (self.reports.reused.flops if self.reports.reused else 0)
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why the record may not call itself official; nothing, if it may."""
+        git, limit = self.environment.git, self.reports.limit
+        found = ["the run failed"] if self.status == "failed" else []
+        found += ["the harness is of no clean commit"] if git.dirty is not False or not git.commit else []
+        found += [f"at most {limit} rows a task"] if limit is not None else []
+        gates = [self.reports.backend_gate, self.reports.parity]
+        gates += [g["base"] for g in gates if g and isinstance(g.get("base"), Mapping)]
+        return found + [str(g.get("why")) for g in gates if g is not None and g.get("passed") is not True]
 
     @property
     def macro(self) -> float:

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from harness import stock
 from harness.data import Row, content_digest, load_rows
 from harness.errors import HarnessError
 from harness.items import Items
@@ -24,6 +25,7 @@ def regrade(record: Record, items: Items, mirror: Path | None = None) -> tuple[l
     if suite is None or record.identity.suite_sha256 != suite.sha256(record.identity.mode):
         return [], f"suite {short(record.identity.suite)} is not here in the version of the record"
     try:
+        stock.check(suite)
         rows = load_rows(suite, "test", mirror, record.reports.limit)
     except HarnessError as error:
         return [], str(error)

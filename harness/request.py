@@ -76,8 +76,8 @@ def prepare(request: Request, weights: bool = True) -> Plan:
     mode = next((m for m in MODES if m == request.mode), None)
     if mode is None:
         raise unknown("mode", request.mode, MODES)
-    if request.scorer == "vllm":
-        vllm_interpreter(request.vllm_python)  # what would be missing after the training is missing now
+    # What would be missing after the training is missing now.
+    scoring = vllm_interpreter(request.vllm_python) if request.scorer == "vllm" else None
     if not (math.isfinite(request.budget) and request.budget > 0):
         raise HarnessError(f"budget {request.budget}: expected a positive multiple, such as 0.5 or 1x")
     if request.limit is not None and request.limit < 2:
@@ -91,7 +91,7 @@ def prepare(request: Request, weights: bool = True) -> Plan:
     arch = arch.lora(suite.train.lora.r) if mode == "lora" else arch
     if reason := strategy.skip(suite):
         raise HarnessError(f"strategy {request.strategy} does not apply to suite {suite.name}: {reason}")
-    stock.check(suite)
+    stock.check(suite, scoring)
     revisions = fetch(suite, request.mirror)
     rows = {s: load_rows(suite, s, request.mirror, request.limit) for s in ("train", "validation")}
     check_disjoint(suite, rows["train"], rows["validation"])

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from harness import models
+from harness import models, stock
 from harness.errors import HarnessError
 from harness.paths import digest
 from harness.run import locked
@@ -40,7 +40,7 @@ def targets(folders: Sequence[Path], suite: str | None, limit: int | None) -> li
         raise HarnessError(f"limit {limit}: expected at least 2 rows a task")
     found = [_target(folder, suite, limit) for folder in folders]
     for target in found:
-        load_suite(target.suite)
+        stock.check(load_suite(target.suite))
     return found
 
 

@@ -229,8 +229,6 @@ class _Run:
         if "test_sha256" in self.score:
             data["test"] = self.score["test_sha256"]
         env = environment.describe(plan.suite, plan.model, plan.revisions)
-        gates = {name: self.score.get(name) for name in ("backend_gate", "parity")}
-        passed = all(g is None or (g["passed"] and g.get("base", g)["passed"]) for g in gates.values())
         made = record.Record(
             schema_version=record.SCHEMA_VERSION,
             rules_version=RULES_VERSION,
@@ -238,7 +236,7 @@ class _Run:
             id=plan.id,
             workload=plan.workload,
             status=status,  # type: ignore[arg-type]
-            official=plan.request.limit is None and status != "failed" and env.git.dirty is False and passed,
+            official=False,
             started=self.started.isoformat(timespec="seconds"),
             ended=datetime.now(UTC).isoformat(timespec="seconds"),
             identity=plan.identity.model_copy(update={"data_sha256": data}),
@@ -251,7 +249,8 @@ class _Run:
             scores={t: record.TaskScore(**s) for t, s in self.score["scores"].items()},
             reports=record.Reports(
                 overlap=self.score["overlap"],
-                **gates,
+                backend_gate=self.score.get("backend_gate"),
+                parity=self.score.get("parity"),
                 seconds_outside_verbs=round(self.outside, 3),
                 reused=plan.reused,
                 limit=plan.request.limit,
@@ -266,7 +265,7 @@ class _Run:
         )
         path = self.folder / "record.json"
         durable.fault("record")
-        record.write(made, path)
+        record.write(made.model_copy(update={"official": not made.doubts}), path)
         if status != "failed":
             for name in ("checkpoints", "snapshot"):
                 shutil.rmtree(self.folder / name, ignore_errors=True)

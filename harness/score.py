@@ -18,9 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from harness import stock
 from harness.errors import HarnessError, RunFailed
 from harness.interpreter import Interpreter, vllm_interpreter
 from harness.paths import digest, file_digest, write_atomic
+from harness.suite import load_suite
 
 Say = Callable[[str], None]
 KINDS = {".safetensors", ".json", ".model", ".txt", ".jinja"}  # a checkpoint's files that a score can depend on
@@ -164,6 +166,7 @@ class Service:
         }
         if self.backend == "vllm":
             try:
+                self._equipped(suite)
                 self._gated(job, work)
             except _Unstarted as error:
                 self._without_vllm(error)
@@ -172,6 +175,12 @@ class Service:
         summary: dict[str, Any] = json.loads((work / "scores.json").read_text(encoding="utf-8"))
         summary["backend"] |= {"name": summary["scorer"], "instead_of_vllm": self.instead}
         return summary
+
+    def _equipped(self, suite: str) -> None:
+        """vLLM's environment may be another one; what the suite is scored with must be there."""
+        interpreter = self._interpreters["vllm"]
+        if missing := stock.lacking(load_suite(suite), interpreter):
+            raise _Unstarted(f"{missing}, in vLLM's environment")
 
     def _gated(self, job: dict[str, Any], work: Path) -> None:
         """HF first, whose model is gone again before the engine starts."""

@@ -289,12 +289,15 @@ def run_lm_eval(
     lm: Any, suite: Suite, rows: Mapping[str, list[Row]], raw: Path
 ) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     """lm-eval's samples by task, and its results, which are kept in `raw` beside those of tasks that are already there."""
-    import lm_eval
+    from lm_eval import evaluator
     from lm_eval.tasks import TaskManager
 
     names = write_tasks(suite, rows, raw)
     manager = TaskManager(include_path=str(raw / "tasks"), include_defaults=False)
-    found = lm_eval.simple_evaluate(
+    # After every evaluation it would describe the machine, by `pip list` and a dozen other programs: 2.7 s of a CPU for
+    # what is not kept. With vLLM every task is an evaluation.
+    evaluator.add_env_info = lambda _: None
+    found = evaluator.simple_evaluate(
         model=lm, tasks=sorted(names), task_manager=manager, log_samples=True, bootstrap_iters=0
     )
     assert found is not None  # only on other ranks than the first

@@ -15,10 +15,10 @@ from harness.record import Record, Reused, read
 def tables(record: Record) -> None:
     """Scores before and after, and the ledger, on stdout."""
     console = Console(width=None, highlight=False)
-    i = record.identity
+    i, why = record.identity, "; ".join(record.doubts)
     console.print(
         f"{i.strategy} on {i.suite} x {i.model}, seed {i.seed}, {i.budget.multiple:g}x budget: "
-        f"{record.status}{'' if record.official else ', unofficial'}"
+        f"{record.status}{'' if record.official else f', unofficial ({why})' if why else ', unofficial'}"
         f"{', suite unverified' if record.reports.unverified else ''}",
         markup=False,
     )
@@ -174,6 +174,18 @@ def _runs(runs: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def narrow(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows as a terminal of 80 columns can show them: the texts of a suite stand under each other."""
+    texts = {"title": "{}", "metric": "scored by {}", "source": "{}"}
+    if not rows or not texts.keys() <= rows[0].keys():
+        return rows
+    return [
+        {k: v for k, v in row.items() if k not in texts}
+        | {"what": "\n".join(text.format(row[key]) for key, text in texts.items())}
+        for row in rows
+    ]
+
+
 def print_rows(rows: list[dict[str, Any]]) -> None:
     """A table of dicts on stdout; says so when there are none."""
     console = Console(highlight=False)
@@ -182,7 +194,9 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         return
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(*columns)
-    table.columns[0].no_wrap = True  # names are there to be pasted
+    for column in table.columns:
+        column.overflow = "fold"  # rather than cut: names and ids are there to be pasted
+    table.columns[0].no_wrap = True
     for row in rows:
         table.add_row(*(_cell(row.get(c)) for c in columns))
     console.print(table)

@@ -9,8 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness import interpreter
 from harness.errors import HarnessError
+from harness.interpreter import Interpreter
 from harness.suite import Suite
+
+HERE = Interpreter()
 
 
 def path(folder: Path, include: str) -> Path:
@@ -31,17 +35,25 @@ def config(file: Path) -> dict[str, Any]:
     return dict(load_yaml(file))
 
 
-def check(suite: Suite) -> None:
-    """Refuse a suite whose task files or scorer's libraries are not there: they are needed when all training is done."""
+def check(suite: Suite, other: Interpreter | None = None) -> None:
+    """Refuse a suite whose task files or scorer's libraries are not there: they are needed when all training is done.
+
+    `other`: the interpreter that scores, where that is not this one.
+    """
     for task in suite.scored.values():
         if task.include:
             path(suite.folder, task.include)
-    extra = suite.scoring.extra
-    missing = [name for name in _needed(extra) if not _installed(name)] if extra else []
-    if missing:
-        raise HarnessError(
-            f"suite {suite.name}: its scorer needs {', '.join(missing)}: pip install 'sft-harness[{extra}]'"
-        )
+    if missing := lacking(suite):
+        raise HarnessError(f"{missing}: pip install 'sft-harness[{suite.scoring.extra}]'")
+    if other is not None and (missing := lacking(suite, other)):
+        raise HarnessError(f"{missing}, in the environment of {other.path!r}, too")
+
+
+def lacking(suite: Suite, python: Interpreter = HERE) -> str | None:
+    """What the suite's scorer needs and an interpreter does not have, as half a line; None where nothing is missing."""
+    names = _needed(suite.scoring.extra) if suite.scoring.extra else []
+    absent = [n for n in names if not _installed(n)] if python.own else interpreter.lacking(python.path, names)
+    return f"suite {suite.name}: its scorer needs {', '.join(absent)}" if absent else None
 
 
 def _needed(extra: str) -> list[str]:

@@ -14,8 +14,9 @@ import yaml
 from harness.data import load_rows
 from harness.errors import HarnessError
 from harness.flops import Arch
-from harness.lmtasks import summarise, task_items, write_tasks
+from harness.lmtasks import summarise, task_items
 from harness.paths import asset
+from harness.scorer import run_lm_eval
 from harness.suite import Suite, load_suite
 
 FILTERS = ("strict-match", "flexible-extract")
@@ -179,12 +180,9 @@ def test_a_shorter_dataset_than_the_id_lists_name_is_refused(bbh, mirror):
 
 def test_stock_tasks_pass_the_right_answer_under_both_filters(small, mirror, tmp_path):
     """lm-eval's own task objects over our rows, with a model that answers every prompt with its target."""
-    import lm_eval
     from lm_eval.api.model import LM
-    from lm_eval.tasks import TaskManager
 
     rows = load_rows(small, "test", mirror)
-    names = write_tasks(small, rows, tmp_path)
     answers = {row.prompt: row.target for group in rows.values() for row in group}
     asked = []
 
@@ -195,17 +193,15 @@ def test_stock_tasks_pass_the_right_answer_under_both_filters(small, mirror, tmp
 
         loglikelihood = loglikelihood_rolling = None
 
-    manager = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
-    found = lm_eval.simple_evaluate(
-        model=Oracle(), tasks=sorted(names), task_manager=manager, log_samples=True, bootstrap_iters=0
-    )
+    samples, _ = run_lm_eval(Oracle(), small, rows, tmp_path)
 
     def tokenizer(text, add_special_tokens=True):
         return {"input_ids": text.split()}
 
     arch = Arch.from_config(json.loads((asset("suites") / "pocket" / "model" / "config.json").read_text()))
-    for name, task in names.items():
-        items, flops, tokens = task_items(small, task, rows[task], found["samples"][name], tokenizer, arch)
+    assert samples.keys() == rows.keys()
+    for task in samples:
+        items, flops, tokens = task_items(small, task, rows[task], samples[task], tokenizer, arch)
         assert [i["target"] for i in items] == [r.target for r in rows[task]]
         assert summarise(items, small.scoring.filter)["filters"] == dict.fromkeys(FILTERS, 1.0), task
         assert flops > 0 < tokens

@@ -1,16 +1,22 @@
 """The gate between backends, which interpreter has vLLM, and what a service does when a backend does not start."""
 
 import dataclasses
+import importlib.metadata
+import json
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import gate, interpreter, score
+from harness import environment, gate, interpreter, invariants, record, request, run, score, show, stock
 from harness.data import Row
 from harness.errors import HarnessError, RunFailed
+from harness.suite import load_suite
+from tests.conftest import ROOT
 
 
 def rows(task, n):
@@ -104,6 +110,33 @@ def test_another_environment_finds_this_package_and_nothing_else_of_ours(tmp_pat
     assert own["PYTHONPATH"].split(":")[-1] == "/mine"
 
 
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    """An interpreter that finds no packages. What suites need is what pyproject.toml says now, not when it was installed."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    lines = [f"{need}; extra == '{extra}'" for extra, needs in extras.items() for need in needs]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: lines)
+    path = tmp_path / "bare"
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    path.chmod(0o755)
+    return interpreter.Interpreter(str(path), own=False)
+
+
+def test_what_a_suites_scorer_needs_is_missed_before_anything_is_trained(bare, monkeypatch):
+    """In this environment and, where vLLM has its own, in that one: scoring imports it there."""
+    assert interpreter.lacking(bare.path, ("click", "torch")) == ["click", "torch"]
+    assert interpreter.lacking(sys.executable, ("click", "no-such-thing")) == ["no-such-thing"]
+    for name, needs in (("mol-instructions", "nltk, rdkit, selfies"), ("numinamath", "math-verify, sympy")):
+        suite = load_suite(name)
+        with pytest.raises(HarnessError, match=rf"suite {name}: its scorer needs .*{needs}, in .*bare', too"):
+            stock.check(suite, bare)
+        with monkeypatch.context() as patch:
+            patch.setattr(stock, "_installed", lambda name: False)
+            with pytest.raises(HarnessError, match=rf"{needs}: pip install 'sft-harness\[{suite.scoring.extra}\]'"):
+                stock.check(suite)
+    stock.check(load_suite("pocket"), bare)
+
+
 class Process:
     """A scoring process that ends its jobs as it is told."""
 
@@ -136,3 +169,66 @@ def test_without_auto_nothing_falls_back(ends, message, tiny, tmp_path, monkeypa
     with score.Service("vllm") as service, pytest.raises(RunFailed, match=message):
         service.score(tiny, "pocket", tmp_path)
     assert Process.ends == []
+
+
+def test_auto_scores_with_hf_where_vllms_environment_lacks_the_suites_scorer(bare, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(score, "_Process", Process)
+    monkeypatch.setattr(score, "_gpu", lambda: True)
+    monkeypatch.setattr(score, "vllm_interpreter", lambda asked: bare)
+    Process.ends = [{"end": "failed", "why": "it was asked"}]
+    said = []
+    with score.Service("auto", say=said.append) as service, pytest.raises(RunFailed, match="hf: it was asked"):
+        service.score(tiny, "mol-instructions", tmp_path)
+    (line,) = said
+    why = "vLLM did not start: suite mol-instructions: its scorer needs nltk, rdkit, selfies, in vLLM's environment"
+    assert re.fullmatch(why + "; scoring with HF", line)
+    with score.Service("vllm") as service, pytest.raises(RunFailed, match=why):
+        service.score(tiny, "mol-instructions", tmp_path)
+
+
+AGREE = gate.report({"0": passage()}, {"0": passage()})
+DIFFER = gate.report({str(k): passage() for k in range(64)}, {str(k): passage(answer=(k > 3,)) for k in range(64)})
+OTHER = {"items": 2, "prompts_equal": 1, "bos": 0, "passed": False, "why": "other token ids in lm-eval: 1 of 2 items"}
+SAME = OTHER | {"prompts_equal": 2, "passed": True, "why": None}
+
+
+@pytest.mark.parametrize(
+    ("own", "base", "pairs", "dirty", "doubts"),
+    [
+        (AGREE, AGREE, SAME, False, []),
+        (DIFFER, AGREE, SAME, False, [DIFFER["why"]]),
+        (AGREE, DIFFER, SAME, False, [DIFFER["why"]]),
+        (None, None, OTHER, False, [OTHER["why"]]),
+        (None, None, SAME, True, ["the harness is of no clean commit"]),
+        (None, None, None, None, ["the harness is of no clean commit"]),
+    ],
+)
+def test_a_record_is_official_only_if_every_gate_was_passed(
+    own, base, pairs, dirty, doubts, toy, tiny, tmp_path, monkeypatch, capsys
+):
+    """A whole run whose scoring process says this of the answer's gate, of the base model's, and of the prompts."""
+
+    def scored(folder, suite, work, **_):
+        row = {"metric": "exact_match", "value": 0.5, "stderr": 0.1, "n": 5, "truncated": 0, "filters": {}}
+        found = {"scores": {"copy": row | {"items_sha256": "0" * 64}}, "overlap": {}, "scorer": "vllm"}
+        found |= {"backend_gate": own if folder.name == "final" else base, "parity": pairs}
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "scores.json").write_text(json.dumps(found))
+        return json.loads(json.dumps(found))
+
+    def described(*args):
+        git = record.Git(commit=None if dirty is None else "0" * 40, dirty=dirty)
+        return known(*args).model_copy(update={"git": git})
+
+    known = environment.describe
+    monkeypatch.setattr(environment, "describe", described)
+    monkeypatch.setattr(score, "score", scored)
+    monkeypatch.setattr(score, "begin_ahead", lambda *_: None)
+    plan = request.prepare(request.Request(suite=str(toy), model=str(tiny), runs=tmp_path, budget=0.1))
+    found = record.read(run.execute(plan))
+    assert (found.official, found.doubts) == (not doubts, doubts)
+    said = list(invariants.provenance(found.model_copy(update={"official": True})))
+    assert [what for what, _ in said] == ["official: true"] * bool(doubts)
+    show.tables(found)
+    line = " ".join(capsys.readouterr().out.split("scores (lm-eval")[0].split())
+    assert f"unofficial ({doubts[0]})" in line if doubts else "unofficial" not in line

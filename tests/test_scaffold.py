@@ -4,13 +4,19 @@ import re
 import subprocess
 import sys
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+import yaml
 
-from harness import record
+from harness import record, stock
+from harness.data import load_rows
 from harness.errors import HarnessError
 from harness.registry import find
 from harness.scaffold import SUITE, new_strategy, new_suite
+from harness.suite import load_suite
 from tests.conftest import ROOT
+from tests.mirrors import write
 from tests.test_cli import harness
 
 GUIDE = (ROOT / "docs" / "suites.md").read_text()
@@ -33,6 +39,59 @@ def test_the_guide_can_be_followed(tmp_path):
     assert set(found.scores) == {"capitals", "plurals"}
     assert found.reports.overlap["capitals"] == {"n": 3, "exact": 0, "rare_13_gram": 0}
     assert (tmp_path / "dist" / "index.html").exists()
+
+
+def blocks(tmp_path):
+    """The guide's suite, and the parts that it shows beside it, over files and a mirror such as they name."""
+    whole, *parts = (yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", GUIDE, re.S))
+    rows = [
+        {
+            "topic": ("history", "geography", "music")[i % 3],
+            "difficulty": i % 5,
+            "question": f"What is number {i // 2}?",
+            "options": [f"{i}", f"{i + 1}"],
+            "answer": f"{i}" if i % 7 else "",
+        }
+        for i in range(300)
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "questions.parquet")
+    hub = {
+        "main": {
+            split: [{"question": f"When was {split} {i}?", "answer": f"{i}"} for i in range(40)]
+            for split in ("train", "test")
+        }
+    }
+    write(tmp_path / "hub" / "datasets" / "OWNER" / "NAME", hub)
+    items = [{"question": f"What is {i} and {i}?", "answer": f"It is\n#### {2 * i}"} for i in range(9)]
+    write(tmp_path / "hub" / "datasets" / "openai" / "gsm8k", {"main": {"test": items}})
+    return whole, parts, rows
+
+
+def test_the_guides_sources_can_be_followed(tmp_path):
+    whole, (part, _), rows = blocks(tmp_path)
+    raw = whole | part | {"tasks": {"history": {}, "geography": {}}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(raw))
+    suite = load_suite(str(tmp_path / "mine.yaml"))
+    found = {s: load_rows(suite, s, tmp_path / "hub") for s in ("train", "validation", "test")}
+    mine = [r for r in rows if r["topic"] != "music" and r["difficulty"] < 4 and r["answer"]]
+    read = [r.input for rows in found.values() for group in rows.values() for r in group]
+    asked = [f"{r['question']}\nOptions: {', '.join(r['options'])}" for r in mine]
+    hub = [f"When was {split} {i}?" for split in ("train", "test") for i in range(40)]
+    assert sorted(read) == sorted(asked + hub)
+    where = {q: s for s, rows in found.items() for g in rows.values() for q in {r.input.split("\n")[0] for r in g}}
+    for split, groups in found.items():
+        assert all(where[r.input.split("\n")[0]] == split for g in groups.values() for r in g)
+
+
+def test_the_guides_scoring_tasks_can_be_followed(tmp_path):
+    whole, (_, part), _ = blocks(tmp_path)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(whole | part))
+    suite = load_suite(str(tmp_path / "mine.yaml"))
+    stock.check(suite)
+    test = load_rows(suite, "test", tmp_path / "hub")
+    assert [r.prompt for r in test["gsm8k"]] == [f"Q: What is {i} and {i}?\nA:" for i in range(9)]
+    how = suite.scored["gsm8k"]
+    assert (how.filter, how.max_new_tokens, how.until) == ("flexible-extract", 256, ("### Instruction",))
 
 
 def test_a_new_strategy_has_a_test_that_passes(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -423,6 +424,16 @@ def test_overlap_is_that_of_every_row_against_every_item(seed, alphabet, n):
     items = [(text(), rng.choice("xy")) for _ in range(12)] + rng.sample(pairs, min(n, 3))
     test = {t: [Row("", t, a, b, "", "") for a, b in items[k::2]] for k, t in enumerate("pq")}
     assert overlap(iter(pairs), test) == brute(pairs, test)
+
+
+@pytest.mark.slow
+def test_overlap_at_scale_takes_little_memory_and_time():
+    """A quarter of 400,000 rows against 10,000 items, of a process of its own; time is the CPU's."""
+    command = [sys.executable, ROOT / "benchmarks" / "overlap.py", "--rows", "100000", "--items", "10000"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+    seconds, peak = re.search(r"([\d.]+) s of one CPU.*peak memory ([\d.]+) GiB", done.stdout).groups()
+    assert float(peak) < 1
+    assert 4 * float(seconds) < 300
 
 
 def test_overlap_without_rows_or_long_texts():

@@ -48,11 +48,11 @@ def five(tmp_path_factory):
 
 
 def test_a_pretrained_model_on_real_items(five, tmp_path):
-    """SmolLM2-135M-Instruct on held-out BBH rows, from the mirror that HARNESS_MIRROR names."""
-    mirror = Path(os.environ.get("HARNESS_MIRROR", "/nowhere"))
+    """SmolLM2-135M-Instruct on held-out BBH rows, from the mirror that HARNESS_TEST_HUB names."""
+    mirror = Path(os.environ.get("HARNESS_TEST_HUB", "/nowhere"))
     model = mirror / "models" / "HuggingFaceTB" / "SmolLM2-135M-Instruct"
     if not model.is_dir() or not (mirror / "datasets" / "SaylorTwift" / "bbh").is_dir():
-        pytest.skip("HARNESS_MIRROR names no mirror with SmolLM2-135M-Instruct and SaylorTwift/bbh")
+        pytest.skip("HARNESS_TEST_HUB names no mirror with SmolLM2-135M-Instruct and SaylorTwift/bbh")
     asked = ("score", model, "--suite", five, "--limit", 4, "--mirror", mirror, "--runs", tmp_path, "--json")
     found = {}
     for scorer in ("vllm", "hf"):
