@@ -30,7 +30,11 @@ lint: $(BIN)/harness
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test-slow: $(BIN)/harness
+$(VENV)/ray: $(BIN)/harness
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ray]"
+	touch $@
+
+test-slow: $(VENV)/ray
 	$(PYTEST) -m slow --durations=15
 
 # vLLM's build for CPUs, in an environment of its own: its numpy is another. Without the builds for CUDA that it asks for.

@@ -11,8 +11,9 @@ from typing import Any
 
 import click
 
-from harness import matrix_view, study, workers
+from harness import cluster, matrix_view, study, workers
 from harness.errors import HarnessError, RunFailed
+from harness.executor import Executor
 from harness.matrix import Cell, Matrix, build, outlook, reason
 from harness.request import Request
 
@@ -33,22 +34,24 @@ class Campaign:
     mirror: Path | None = None
     runs: Path = Path("runs")
     executor: str = "local"
-    jobs: int = 1
+    jobs: int | None = None
+    ray_address: str | None = None
+    cpus: int | None = None
+    gpus: float | None = None
     yes: bool = False
     shape: str | None = None
     as_json: bool = False
 
     def go(self) -> None:
         """Raises RunFailed when a cell failed, HarnessError for what is wrong with the request."""
-        if self.executor != "local":
-            raise HarnessError(f"executor {self.executor!r}: this version runs 'local' only")
+        executor = None if self.shape is not None or (self.as_json and not self.yes) else self._executor()
         if self.file is None and self.strategies is None:
             raise HarnessError("matrix: give FILE.yaml, or --strategies NAME,NAME")
         matrix = build(self.file, self._given(), Request(mirror=self.mirror, runs=self.runs))
-        if self.shape is not None or (self.as_json and not self.yes):
+        if executor is None:  # only looked at
             self._print(matrix, {})
             return
-        failed = self._run(matrix)
+        failed = self._run(matrix, executor)
         self._print(matrix, failed)
         if failed:
             matrix_view.failures(failed, matrix.cells)
@@ -58,20 +61,34 @@ class Campaign:
         keys = ("strategies", "suites", "models", "seeds", "budgets", "lr", "mode", "limit")
         return {key: value for key in keys if (value := getattr(self, key)) is not None}
 
-    def _run(self, matrix: Matrix) -> dict[str, str]:
+    def _executor(self) -> Executor:
+        if self.executor == "ray":
+            return cluster.Cluster(self.ray_address, self.jobs, self.cpus, self.gpus)
+        for name in ("ray_address", "cpus", "gpus"):
+            if getattr(self, name) is not None:
+                raise HarnessError(f"--{name.replace('_', '-')} {getattr(self, name)}: only with --executor ray")
+        return workers.Local(self.jobs or 1)
+
+    def _run(self, matrix: Matrix, executor: Executor) -> dict[str, str]:
         """Run what is missing; the reasons of those that failed, by id."""
         todo = [cell for cell in matrix.cells if cell.state != "done"]
-        matrix_view.plan(matrix, outlook(matrix.cells, self.jobs), self.jobs)
-        if todo and not self.yes:
-            if not sys.stdin.isatty():
-                raise HarnessError(f"matrix: {len(todo)} runs would start; --yes starts them")
-            if not click.confirm(f"Start {len(todo)} runs?", default=True, err=True):
-                raise click.Abort
         if not todo:
+            matrix_view.plan(matrix, outlook(matrix.cells, 0), "")
             return {}
-        with matrix_view.Board(matrix.cells) as board:
-            workers.run(todo, self.jobs, board)
+        with executor:
+            matrix_view.plan(matrix, outlook(matrix.cells, max(1, executor.width)), executor.capacity)
+            self._ask(len(todo))
+            with matrix_view.Board(matrix.cells) as board:
+                executor.run(todo, board)
         return board.failed
+
+    def _ask(self, n: int) -> None:
+        if self.yes:
+            return
+        if not sys.stdin.isatty():
+            raise HarnessError(f"matrix: {n} runs would start; --yes starts them")
+        if not click.confirm(f"Start {n} runs?", default=True, err=True):
+            raise click.Abort
 
     def _print(self, matrix: Matrix, failed: Mapping[str, str]) -> None:
         rows = study.rows(matrix.cells)

@@ -136,7 +136,19 @@ def plan(options: tuple[str, ...], mfu: float, as_json: bool, **values: Any) -> 
 @option("--mirror", default=None, type=DIRECTORY, help="look in DIR/models and DIR/datasets before the hub")
 @option("--runs", default=Path("runs"), show_default=True, type=DIRECTORY)
 @option("--executor", default="local", show_default=True, type=click.Choice(["local", "ray"]))
-@option("--jobs", default=1, show_default=True, type=click.IntRange(min=1), help="runs at a time")
+@option(
+    "--jobs",
+    default=None,
+    type=click.IntRange(min=1),
+    help="runs at a time; default: 1, with ray all there is room for",
+)
+@option("--ray-address", default=None, metavar="HOST:PORT", help="default: RAY_ADDRESS, a cluster here, or a new one")
+@option(
+    "--cpus", default=None, type=click.IntRange(min=1), help="with ray, CPUs of one run; default: HARNESS_THREADS or 1"
+)
+@option(
+    "--gpus", default=None, type=click.FloatRange(min=0), help="with ray, GPUs of one run; default: 1 if there are any"
+)
 @option("--yes", is_flag=True, help="start without asking")
 @click.option("--table", "shape", flag_value="table", help="run nothing; print the study's table")
 @click.option("--markdown", "shape", flag_value="markdown", help="the same in Markdown")

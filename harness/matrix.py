@@ -15,6 +15,7 @@ from harness import record, registry
 from harness.axes import Draft, Spec, drafts
 from harness.errors import HarnessError
 from harness.paths import canonical
+from harness.plan import MFU, gpu_hours
 from harness.request import Plan, Request, prepare, vary
 from harness.run import finished
 from harness.suite import load_suite
@@ -97,14 +98,16 @@ def _resolve(drafts: Sequence[Draft]) -> Matrix:
 
 
 def outlook(cells: Sequence[Cell], jobs: int) -> dict[str, Any]:
-    """What running them would mean: counts by state, FLOPs of the budgets still to run, bytes of disk."""
+    """What running them would mean: counts by state, FLOPs of the budgets still to run, GPU-hours, bytes of disk."""
     states = [cell.state for cell in cells]
     todo = [cell for cell, state in zip(cells, states, strict=True) if state != "done"]
     sizes = sorted((weights(cell) for cell in todo), reverse=True)
+    flops = sum(cell.plan.identity.budget.flops for cell in todo)
     return {
         "cells": len(cells),
         **{state: states.count(state) for state in ("done", "interrupted", "failed", "missing")},
-        "flops": sum(cell.plan.identity.budget.flops for cell in todo),
+        "flops": flops,
+        "gpu_hours": {name: row["max"] for name, row in gpu_hours({"max": flops}, MFU)["hours"].items()},
         # A run keeps its final weights; while it goes on, its snapshot and checkpoints take a few times as much.
         "disk_bytes": sum(sizes) + 8 * sum(sizes[:jobs]) + 1_000_000 * len(todo),
     }

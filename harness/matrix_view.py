@@ -13,15 +13,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from harness.executor import Report
 from harness.matrix import Cell, Matrix
-from harness.workers import Report
+from harness.plan import MFU
 
 MARKS = {"done": "■", "running": "▶", "failed": "x", "missing": "·"}
 STYLES = {"done": "green", "running": "cyan", "failed": "bold red", "missing": "dim"}
 SHOWN = 12  # marks a row; more are counted
 
 
-def plan(matrix: Matrix, found: dict[str, Any], jobs: int) -> None:
+def plan(matrix: Matrix, found: dict[str, Any], capacity: str) -> None:
     """How many cells, how many are done, what the rest costs."""
     console = Console(stderr=True, highlight=False)
     todo = found["cells"] - found["done"]
@@ -31,10 +32,10 @@ def plan(matrix: Matrix, found: dict[str, Any], jobs: int) -> None:
     for line in matrix.skipped:
         _say(console, f"left out: {line}")
     if todo:
-        _say(
-            console,
-            f"{found['flops']:.3g} FLOPs of budget to run, {jobs} at a time, up to {_bytes(found['disk_bytes'])} of disk",
-        )
+        disk = f"up to {_bytes(found['disk_bytes'])} of disk"
+        _say(console, f"{found['flops']:.3g} FLOPs of budget to run, {capacity}, {disk}")
+        hours = ", ".join(f"{_hours(found['gpu_hours'][name])} on {name}" for name in ("A100-80GB", "H100"))
+        _say(console, f"GPU-hours at MFU {MFU:g}, without looks and scoring: {hours}")
 
 
 def failures(failed: dict[str, str], cells: Sequence[Cell]) -> None:
@@ -47,6 +48,10 @@ def failures(failed: dict[str, str], cells: Sequence[Cell]) -> None:
 
 def _say(console: Console, line: str) -> None:
     console.print(f"harness: {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _hours(n: float) -> str:
+    return f"{n:,.0f}" if n >= 100 else f"{n:.2g}" if n >= 0.01 else "below 0.01"
 
 
 def _bytes(n: int) -> str:
@@ -87,10 +92,10 @@ class Board:
 
     # --- what happens
 
-    def started(self, cell: Cell) -> None:
+    def started(self, cell: Cell, where: str = "") -> None:
         self.states[cell.id] = "running"
         self.running[cell.id] = (cell, time.monotonic(), None, "starting")
-        self._line(f"{cell}: started ({cell.id})")
+        self._line(f"{cell}: started ({cell.id}{' on ' + where if where else ''})")
 
     def reported(self, cell: Cell, report: Report) -> None:
         self.running[cell.id] = (*self.running[cell.id][:2], report, "")
@@ -98,8 +103,13 @@ class Board:
     def said(self, cell: Cell, line: str) -> None:
         self.running[cell.id] = (*self.running[cell.id][:3], line)
 
+    def lost(self, cell: Cell, why: str) -> None:
+        self.running.pop(cell.id, None)
+        self.states[cell.id] = "missing"
+        self._line(f"{cell}: {why}; it will go on from its last snapshot")
+
     def ended(self, cell: Cell, error: str | None) -> None:
-        _, began, _, _ = self.running.pop(cell.id)
+        _, began, _, _ = self.running.pop(cell.id, (cell, time.monotonic(), None, ""))
         self.states[cell.id] = "done" if error is None else "failed"
         if error is not None:
             self.failed[cell.id] = error

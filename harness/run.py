@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import math
 import shutil
 import time
 import traceback
@@ -26,18 +28,31 @@ from harness.trail import Trail
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = False) -> Any:
-    """Hold a run directory; a second process on it is refused, or waits. The lock dies with its process."""
+def locked(folder: Path, wait: float = 0.0) -> Any:
+    """Hold a run directory; a second process on it is refused, after `wait` seconds. The lock dies with its process.
+
+    On storage that machines share it is the file server's, which keeps a dead machine's lock until its lease is over.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     handle: IO[str] = (folder / "lock").open("w")  # close-on-exec, so that a child cannot outlive its parent with it
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        raise RunFailed(f"another process is working on run {folder.name}") from None
-    try:
+    with handle:
+        until = time.monotonic() + wait
+        while not _take(handle, folder):
+            if time.monotonic() >= until:
+                raise RunFailed(f"another process is working on run {folder.name}")
+            time.sleep(0.2)
         yield
-    finally:
-        handle.close()
+
+
+def _take(handle: IO[str], folder: Path) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        why = f"the storage of {str(folder.parent)!r} has no file locks ({error.strerror})"
+        raise HarnessError(f"{why}; without them two processes could write one run") from None
+    return True
 
 
 def finished(plan: Plan) -> Path | None:
@@ -52,9 +67,15 @@ def finished(plan: Plan) -> Path | None:
 
 
 def execute(
-    plan: Plan, watch: Callable[[Progress], None] | None = None, say: Callable[[str], None] = lambda _: None
+    plan: Plan,
+    watch: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+    patience: float = 0.0,
 ) -> Path:
-    """Do the run and return the path of its record. Raises RunFailed after writing a record that says so."""
+    """Do the run and return the path of its record. Raises RunFailed after writing a record that says so.
+
+    `patience`: seconds to wait for the process that holds the run directory, an earlier attempt's on a lost machine.
+    """
     folder = plan.folder
     size = sum(p.stat().st_size for p in plan.model.folder.glob("*.safetensors"))
     plan.request.runs.mkdir(parents=True, exist_ok=True)
@@ -62,7 +83,7 @@ def execute(
         raise HarnessError(
             f"no free disk for a run in {str(plan.request.runs)!r}: about {8 * size / 1e6:.0f} MB are needed"
         )
-    with locked(folder):
+    with locked(folder, patience):
         point = _durable_point(plan, say)
         (folder / "record.json").unlink(missing_ok=True)
         write_atomic(folder / "config.yaml", yaml.safe_dump(_config(plan), sort_keys=False))
@@ -207,7 +228,7 @@ class _Run:
         # What two backends say of the base is never mixed.
         other = "-vllm" if self.score["scorer"] == "vllm" else ""
         work = self.plan.request.runs / "base" / (self.plan.workload + other)
-        with locked(work, wait=True):  # runs side by side: one scores, the others wait for it
+        with locked(work, math.inf):  # runs side by side: one scores, the others wait for it
             if not (work / "scores.json").exists():
                 self.say("scoring the base model, once for this workload")
                 self.scoring(self.plan.model.folder, work)

@@ -1,13 +1,9 @@
 """A matrix: what its file means, that it does only what is missing, that a cell is the run `harness run` would make."""
 
-import fcntl
+import functools
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,81 +13,24 @@ import pytest
 import yaml
 from rich.console import Console
 
-from harness import axes, matrix, matrix_view, record, study, workers
+from harness import axes, executor, matrix, matrix_view, process, record, study, workers
 from harness.compare import compare
 from harness.errors import HarnessError
 from harness.panel import Panel
 from harness.request import Request, prepare
 from harness.suite import load_suite
 from tests.conftest import ROOT
+from tests.matrices import STRATEGY, by_id, comparable, free, go, matrix_file, start, until
 from tests.records import make_record, pocket_run, write_run, write_whole_run
-
-STRATEGY = '''"""Made by the tests."""
-import os, time
-from dataclasses import dataclass
-from pathlib import Path
-from harness.api import Lab
-
-@dataclass(frozen=True)
-class Mine:
-    def run(self, lab: Lab) -> None:
-        lab.train(lab.proportional(), "6 step")
-        {body}
-        lab.train(lab.proportional(), "4 step")
-'''
-
-
-def start(folder, *args, module="tests.quick", **env):
-    fixed = {"HARNESS_THREADS": "1", "HARNESS_SNAPSHOT_SECONDS": "0", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *map(str, args)],
-        cwd=folder,
-        env=os.environ | fixed | env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell without job control starts what runs in its background with SIGINT ignored, and that is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def go(folder, *args, **options):
-    process = start(folder, *args, **options)
-    out, err = process.communicate(timeout=600)
-    assert "Traceback" not in err, err
-    return SimpleNamespace(returncode=process.returncode, stdout=out, stderr=err)
 
 
 @pytest.fixture
 def write(toy, tiny, tmp_path):
-    """Write a matrix file of these strategies on the toy suite; the path."""
-
-    def make(*strategies, **keys):
-        path = tmp_path / "study.yaml"
-        spec = {"strategies": list(strategies), "suites": [str(toy)], "models": [str(tiny)], **keys}
-        path.write_text(yaml.safe_dump(spec, sort_keys=False))
-        return path
-
-    return make
+    return functools.partial(matrix_file, tmp_path, toy, tiny)
 
 
 def build(path, runs=Path("runs"), **given):
     return matrix.build(path, given, Request(runs=runs))
-
-
-def comparable(path):
-    """All of a record but times, and but the clone's commit, which may move while the tests run."""
-    r = json.loads(Path(path).read_text())
-    del r["environment"]["git"], r["official"]
-    for row in r["ledger"].values():
-        row.pop("seconds")
-    del r["started"], r["ended"], r["reports"]["seconds_outside_verbs"]
-    return r
-
-
-def by_id(runs):
-    return {p.parent.name: comparable(p) for p in Path(runs).glob("*/record.json")}
 
 
 # --- the file
@@ -220,7 +159,7 @@ def test_wrong_requests_are_one_line_and_exit_2(write, tmp_path):
     for args, message in [
         ((path,), "matrix file study.yaml: sedes: unknown key; did you mean 'seeds'?"),
         ((), "matrix: give FILE.yaml, or --strategies"),
-        (("--strategies", "uniform", "--executor", "ray"), "executor 'ray': this version runs 'local' only"),
+        (("--strategies", "uniform", "--cpus", "2"), "--cpus 2: only with --executor ray"),
         (("--strategies", "uniform", "--limit", "4"), "matrix: 1 runs would start; --yes starts them"),
     ]:
         done = go(tmp_path, "matrix", *args)
@@ -300,7 +239,7 @@ def test_the_end_of_the_matrix_is_the_end_of_its_cells_and_it_goes_on(number, wr
     (tmp_path / "waits.py").write_text(STRATEGY.format(body=waits))
     path = write("waits.py", seeds="0-2")
     process = start(tmp_path, "matrix", path, "--yes", "--jobs", "2")
-    waiting = _until(lambda: [p for p in tmp_path.glob("runs/*/journal.jsonl") if p.stat().st_size], 2)
+    waiting = until(lambda: [p for p in tmp_path.glob("runs/*/journal.jsonl") if p.stat().st_size], 2)
     process.send_signal(number)
     _, err = process.communicate(timeout=600)
     assert process.returncode == (-9 if number == signal.SIGKILL else 1)
@@ -309,7 +248,7 @@ def test_the_end_of_the_matrix_is_the_end_of_its_cells_and_it_goes_on(number, wr
         assert "Traceback" not in err
     for journal in waiting:
         with (journal.parent / "lock").open("w") as lock:
-            _until(lambda lock=lock: [True] if _free(lock) else [], 1)
+            until(lambda lock=lock: [True] if free(lock) else [], 1)
     flag.touch()
     done = go(tmp_path, "matrix", path, "--yes", "--jobs", "2")
     assert done.returncode == 0, done.stderr
@@ -318,30 +257,14 @@ def test_the_end_of_the_matrix_is_the_end_of_its_cells_and_it_goes_on(number, wr
     assert by_id(tmp_path / "runs") == by_id(tmp_path / "calm")
 
 
-def _until(look, n):
-    for _ in range(3000):
-        if len(found := look()) >= n:
-            return found
-        time.sleep(0.1)
-    raise AssertionError("waited five minutes")
-
-
-def _free(handle):
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
 def test_what_changed_after_the_plan_is_not_run(write, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(STRATEGY.format(body="pass"))
     (cell,) = build(write("mine.py"), tmp_path / "runs").cells
     (tmp_path / "mine.py").write_text(STRATEGY.format(body="lab.log('other', 1)"))
-    monkeypatch.setattr(workers.os, "setsid", lambda: None)
-    monkeypatch.setattr(workers, "_redirect", lambda log: None)
+    monkeypatch.setattr(process.os, "setsid", lambda: None)
+    monkeypatch.setattr(process, "_redirect", lambda log: None)
     sent = []
-    workers._work(cell.request, SimpleNamespace(send=sent.append), cell.plan.folder / "log.txt", None)
+    process.work(process.Job(cell.request, cell.id), SimpleNamespace(send=sent.append))
     assert [kind for kind, _ in sent] == ["failed"]
     assert "changed after the matrix was planned" in sent[0][1]
     assert not cell.plan.folder.exists()
@@ -476,7 +399,7 @@ def test_the_board_fits_its_terminal(tmp_path, width, height):
     console = Console(file=out, force_terminal=True, width=width, height=height, color_system=None)
     board = matrix_view.Board(cells, console)
     board.started(cells[0])
-    board.reported(cells[0], workers.Report(0.25, 1.5, 1234.0))
+    board.reported(cells[0], executor.Report(0.25, 1.5, 1234.0))
     board.started(cells[10])
     board.ended(cells[10], "why not")
     console.print(board.render())
