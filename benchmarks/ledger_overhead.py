@@ -90,7 +90,7 @@ def measure(request: Request) -> dict[str, Any]:
     ledger = Ledger(plan.identity.budget.flops, plan.folder / "ledger.jsonl")
     core, _ = build(plan, ledger)
     session = Session(core, Journal(plan.folder / "journal.jsonl"), Snapshots(plan.folder))
-    lab, clocks = RunLab(core, session, plan.rows, plan.request.seed), Clocks()
+    lab, clocks = RunLab(core, session, plan.request.seed), Clocks()
     with clocks.running():
         started = time.perf_counter()
         with suppress(BudgetExhausted):

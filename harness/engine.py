@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -20,41 +20,25 @@ from accelerate.utils import set_seed
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from harness import attention, fitting, supervised
 from harness.checkpoint import Tensors
 from harness.data import Item
 from harness.errors import HarnessError, RunFailed
+from harness.fitting import MICRO_TOKENS
 from harness.flops import Arch
 from harness.ledger import Cost
 from harness.lora import LoraSpec, inject, merged
+from harness.moments import NarrowAdamW
 from harness.packing import Pack, by_owner, packs, plan_rows
 from harness.ports import Scope
 from harness.suite import Optimizer
+from harness.supervised import SupervisedLM
 from harness.tokens import ExampleWeights, Frame, Objective, References, Tokens, token_losses, weights_of
 
-MICRO_TOKENS = {"cpu": 4096, "cuda": 32768}  # tokens of one micro-batch
+Found = TypeVar("Found")
 LOGIT_ROWS = 4096  # positions whose logits exist at one time when nothing is differentiated
 
-__all__ = ["Engine", "Seen", "Step", "SupervisedLM", "packs", "plan_rows"]
-
-
-class SupervisedLM(nn.Module):
-    """A causal LM that returns logits (S, V) at the gathered positions only."""
-
-    def __init__(self, lm: nn.Module) -> None:
-        super().__init__()
-        self.lm = lm
-
-    def hidden(self, pack: Pack) -> torch.Tensor:
-        """Hidden states (S, h) at the supervised positions."""
-        body: Any = self.lm.base_model
-        out = body(input_ids=pack.ids, position_ids=pack.positions, attention_mask=pack.mask, use_cache=False)
-        states: torch.Tensor = out.last_hidden_state
-        return states.flatten(0, 1)[pack.gather]
-
-    def forward(self, pack: Pack) -> torch.Tensor:
-        lm: Any = self.lm
-        logits: torch.Tensor = lm.get_output_embeddings()(self.hidden(pack))
-        return logits
+__all__ = ["MICRO_TOKENS", "Engine", "Seen", "Step", "SupervisedLM", "packs", "plan_rows"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +62,8 @@ class Seen:
 class Engine:
     """Holds model, optimizer and device; the lab tells it what to run.
 
-    With `lora`, only adapters are trained, kept and restored; `checkpointing` recomputes activations (hardware FLOPs).
+    With `lora`, only adapters are trained, kept and restored; `checkpointing` recomputes activations (hardware FLOPs) and
+    comes on by itself when nothing else makes a step fit into memory; `bf16_moments` halves the optimizer.
     """
 
     def __init__(
@@ -89,6 +74,7 @@ class Engine:
         seed: int,
         lora: LoraSpec | None = None,
         checkpointing: bool = False,
+        bf16_moments: bool = False,
     ) -> None:
         if not torch.cuda.is_available() or os.environ.get("HARNESS_DEVICE") == "cpu":
             torch.set_num_threads(int(os.environ.get("HARNESS_THREADS") or torch.get_num_threads()))
@@ -100,25 +86,26 @@ class Engine:
         set_seed(seed)
         self.folder, self.arch, self.spec = folder, arch.lora(lora.r) if lora else arch, optimizer
         self.lora, self.checkpointing = lora, checkpointing
+        self.shrunk: int | None = None  # tokens of a micro-batch, once a larger one did not fit
+        self.flat = attention.usable(self.device)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        lm: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
-        for module in lm.modules():  # dropout of the GPT-2 family: the suite regularises, not the checkpoint's config
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
+        lm = supervised.load(folder, self.device)
         if checkpointing:
-            lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            lm.disable_input_require_grads()  # frozen embeddings need no gradient when nothing is re-entered
+            supervised.recompute(lm)
         if lora:
             inject(lm, lora, seed)
+        self.compiled = supervised.compile_blocks(lm, self.device)
         self.model = self.accelerator.prepare(SupervisedLM(lm).train())
         self._start: Tensors | None = self.weights() if lora else None
         trained = [p for p in self.model.parameters() if p.requires_grad]
         spec = self.spec
-        self.optimizer = self.accelerator.prepare(
-            torch.optim.AdamW(
-                trained, lr=0.0, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True
-            )
+        rates: dict[str, Any] = {"lr": 0.0, "betas": spec.betas, "eps": spec.eps, "weight_decay": spec.weight_decay}
+        adam = (
+            NarrowAdamW(trained, **rates, seed=seed)
+            if bf16_moments
+            else torch.optim.AdamW(trained, **rates, fused=True)
         )
+        self.optimizer = self.accelerator.prepare(adam)
 
     @property
     def device(self) -> torch.device:
@@ -136,8 +123,19 @@ class Engine:
     def packs(self, items: Sequence[Item]) -> Iterator[Pack]:
         """Micro-batches on the device; each item lies whole in one of them."""
         pad = self.tokenizer.pad_token_id
-        for pack in packs(items, MICRO_TOKENS[self.device.type], self.tokenizer.eos_token_id if pad is None else pad):
+        pad = self.tokenizer.eos_token_id if pad is None else pad
+        for pack in packs(items, fitting.micro_tokens(self), pad, self.flat):
             yield pack.to(self.device)
+
+    def recompute(self) -> None:
+        """Recompute activations from now on."""
+        supervised.recompute(self.lm)
+        self.checkpointing = True
+
+    def fitted(self, items: Sequence[Item], work: Callable[[], Found]) -> Found:
+        """`work` on these items, again in smaller parts as long as it runs out of memory."""
+        longest = max((item.tokens for item in items), default=0)
+        return fitting.refitted(self, longest, work, self.optimizer.zero_grad)
 
     def step(
         self,
@@ -161,7 +159,9 @@ class Engine:
         """
         frame = Frame(items, references, lr, scope.progress if scope else progress, scope)
         try:
-            nll, hardware = self._backward(items, frame, objective, example_weights, others or {}, weights)
+            nll, hardware = self.fitted(
+                items, lambda: self._backward(items, frame, objective, example_weights, others or {}, weights)
+            )
             norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.spec.clip))
             if not math.isfinite(norm) or not bool(torch.isfinite(nll).all()):
                 raise RunFailed("the loss is not finite")
@@ -187,27 +187,39 @@ class Engine:
         total = sum(item.supervised for item in items)
         nll = torch.zeros(len(items), dtype=torch.float64)
         parts = list(self.packs(items))
-        weights, hardware = None, 0
+        weights, hardware = frame.weights, 0
         fixed = None if given is None else torch.tensor(given, dtype=torch.float64)
-        if weighting and len(parts) > 1:
+        if weighting and weights is None and len(parts) > 1:
             seen, hardware = self.evaluate(items)
-            weights = weights_of(weighting, frame, torch.tensor([s.nll for s in seen], dtype=torch.float64))
+            weights = frame.weights = weights_of(
+                weighting, frame, torch.tensor([s.nll for s in seen], dtype=torch.float64)
+            )
         for pack in parts:
             seen_by, more = self._logits(pack, others or {})
-            with self.accelerator.autocast():
-                scores = self.model(pack)
-            tokens = Tokens(scores, pack.targets, pack.owner, pack.items, frame, seen_by)
+            rows = 0 if objective else supervised.loss_rows(len(pack.targets), self.vocabulary, self.device.type)
+            with self.accelerator.autocast(), supervised.compiled(self.compiled):
+                scores = self.model(pack, rows) if rows else self.model(pack)
+            tokens = Tokens(scores, pack.targets, pack.owner, pack.items, frame, seen_by, scores if rows else None)
             nll[list(pack.items)] = by_owner(tokens.nll.detach(), pack)
             if weighting and weights is None:
-                weights = weights_of(weighting, frame, nll)
+                weights = frame.weights = weights_of(weighting, frame, nll)
             losses = token_losses(tokens, objective)
             for factor in (weights, fixed):
                 losses = losses if factor is None else losses * factor.to(losses)[tokens.example]
             self.accelerator.backward(losses.sum() / total)
-            rows, width = pack.ids.shape
-            hardware += more + self.arch.padded_gradient(self.arch.trained, rows, width, len(pack.targets))
-            hardware += self.arch.recomputed(rows, width) if self.checkpointing else 0
+            hardware += more + self._gradient_cost(pack, again=bool(rows))
         return nll, hardware
+
+    def _gradient_cost(self, pack: Pack, again: bool) -> int:
+        """Hardware FLOPs of a micro-batch forward and backward; `again`: its logits are computed twice."""
+        logits = len(pack.targets)
+        total = self.arch.padded_gradient(self.arch.trained, *pack.shape, logits, pack.pairs)
+        total += self.arch.recomputed(*pack.shape, pack.pairs) if self.checkpointing else 0
+        return total + (2 * self.arch.head * logits if again else 0)
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.lm.get_output_embeddings().weight.shape[0])
 
     @torch.no_grad()
     def _logits(self, pack: Pack, others: Mapping[Any, Tensors]) -> tuple[dict[Any, torch.Tensor], int]:
@@ -216,12 +228,14 @@ class Engine:
         for name, tensors in others.items():
             with self.wearing(tensors), self.accelerator.autocast():
                 found[name] = self.model(pack)
-        rows, width = pack.ids.shape
-        return found, len(others) * self.arch.padded_forward(rows, width, len(pack.targets))
+        return found, len(others) * self.arch.padded_forward(*pack.shape, len(pack.targets), pack.pairs)
 
-    @torch.no_grad()
     def evaluate(self, items: Sequence[Item]) -> tuple[list[Seen], int]:
         """Loss and teacher-forced match of each item from one forward pass; second: the hardware FLOPs."""
+        return self.fitted(items, lambda: self._evaluate(items))
+
+    @torch.no_grad()
+    def _evaluate(self, items: Sequence[Item]) -> tuple[list[Seen], int]:
         seen: list[Seen | None] = [None] * len(items)
         hardware = 0
         model = self.accelerator.unwrap_model(self.model)
@@ -239,7 +253,7 @@ class Engine:
             sums, misses = by_owner(losses, pack), by_owner(wrong, pack)
             for k, i in enumerate(pack.items):
                 seen[i] = Seen(float(sums[k]), items[i].supervised, float(misses[k]) == 0.0)
-            hardware += self.arch.padded_forward(pack.ids.shape[0], pack.ids.shape[1], len(pack.targets))
+            hardware += self.arch.padded_forward(*pack.shape, len(pack.targets), pack.pairs)
         return [s for s in seen if s is not None], hardware
 
     def training_cost(self, items: Sequence[Item], hardware: int = 0) -> Cost:

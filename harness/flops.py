@@ -200,19 +200,22 @@ class Arch:
 
     # --- hardware FLOPs: padding and the full square of attention included
 
-    def padded_forward(self, rows: int, width: int, logits: int) -> int:
+    # `pairs`: of attention, where it is not the whole square of each row
+
+    def padded_forward(self, rows: int, width: int, logits: int, pairs: int | None = None) -> int:
         """What a (rows, width) tensor program computes."""
-        return self._forward(rows * width, rows * width * width, logits)
+        return self._forward(rows * width, rows * width * width if pairs is None else pairs, logits)
 
-    def padded_gradient(self, part: Backward, rows: int, width: int, logits: int) -> int:
+    def padded_gradient(self, part: Backward, rows: int, width: int, logits: int, pairs: int | None = None) -> int:
         """Forward and this backward pass as a (rows, width) tensor program."""
-        return self.padded_forward(rows, width, logits) + self._backward(part, rows * width, rows * width**2, logits)
+        square = rows * width**2 if pairs is None else pairs
+        return self._forward(rows * width, square, logits) + self._backward(part, rows * width, square, logits)
 
-    def recomputed(self, rows: int, width: int) -> int:
+    def recomputed(self, rows: int, width: int, pairs: int | None = None) -> int:
         """What gradient checkpointing computes again: each block's forward but its last product, which nobody needs."""
         last = self.matrices[-1]
         spared = self.layers * (self.rank * last.cols or last.rows * last.cols)
-        return self.padded_forward(rows, width, 0) - 2 * spared * rows * width
+        return self.padded_forward(rows, width, 0, pairs) - 2 * spared * rows * width
 
 
 def total(costs: Iterable[int]) -> int:

@@ -190,7 +190,7 @@ class Gradients:
         loss = (nll * share[pack.owner]).sum()
         found = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
         (rows, width), part = pack.ids.shape, self._part._replace(weights=0)
-        self._meter.flops += engine.arch.padded_gradient(part, rows, width, len(pack.targets))
+        self._meter.flops += engine.arch.padded_gradient(part, rows, width, len(pack.targets), pack.pairs)
         # A document ends with the token before its last target; padding and other documents are left out.
         last = pack.gather.cpu().numpy()[np.cumsum([item.supervised for item in items]) - 1]
         lengths = np.array([item.tokens for item in items])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,7 +16,11 @@ ROW = 128  # tokens of a packed row, unless a document is longer
 @dataclass(frozen=True)
 class Pack:
     """One micro-batch. ids, positions: (R, C); mask: (R, 1, C, C) bool; gather: (S,) flat positions that predict
-    `targets` (S,); owner: (S,) index of the item within the micro-batch's `items`."""
+    `targets` (S,); owner: (S,) index of the item within the micro-batch's `items`.
+
+    Laid flat, R = 1 and nothing is padded: `starts` (D + 1,) int32 are the documents' bounds, `longest` the tokens of the
+    longest, and the mask is (1, 1, 1, 1), which nobody reads. `pairs`: (query, key) pairs that attention multiplies.
+    """
 
     items: tuple[int, ...]
     ids: torch.Tensor
@@ -25,11 +29,34 @@ class Pack:
     gather: torch.Tensor
     targets: torch.Tensor
     owner: torch.Tensor
+    pairs: int = 0
+    starts: torch.Tensor | None = None
+    longest: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(R, C)."""
+        return self.ids.shape[0], self.ids.shape[1]
 
     def to(self, device: torch.device) -> Pack:
         """The same micro-batch on another device."""
-        tensors = (self.ids, self.positions, self.mask, self.gather, self.targets, self.owner)
-        return Pack(self.items, *(t.to(device) for t in tensors))
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            # From pinned memory the copies run beside what is made next.
+            return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+        ids, positions, mask, gather = move(self.ids), move(self.positions), move(self.mask), move(self.gather)
+        starts = None if self.starts is None else move(self.starts)
+        return replace(
+            self,
+            ids=ids,
+            positions=positions,
+            mask=mask,
+            gather=gather,
+            targets=move(self.targets),
+            owner=move(self.owner),
+            starts=starts,
+        )
 
 
 def plan_rows(lengths: Sequence[int], width: int = ROW) -> list[list[int]]:
@@ -62,8 +89,15 @@ def _first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
     return rows
 
 
-def packs(items: Sequence[Item], micro_tokens: int, pad: int) -> Iterator[Pack]:
-    """Micro-batches of packed rows; a row never splits a document, padding sits at the end of rows."""
+def packs(items: Sequence[Item], micro_tokens: int, pad: int, flat: bool = False) -> Iterator[Pack]:
+    """Micro-batches of packed rows; a row never splits a document, padding sits at the end of rows.
+
+    `flat`: each micro-batch is one row without padding, for attention that knows where documents begin.
+    """
+    if flat:
+        for row in plan_rows([item.tokens for item in items], micro_tokens) if items else []:
+            yield _flat(items, row)
+        return
     rows = plan_rows([item.tokens for item in items]) if items else []
     fills = [sum(items[i].tokens for i in row) for row in rows]
     start = 0
@@ -76,7 +110,7 @@ def packs(items: Sequence[Item], micro_tokens: int, pad: int) -> Iterator[Pack]:
 
 
 def _pack(items: Sequence[Item], rows: list[list[int]], width: int, pad: int) -> Pack:
-    shape = (len(rows), width)
+    shape, pairs = (len(rows), width), len(rows) * width**2
     ids, positions = torch.full(shape, pad), torch.zeros(shape, dtype=torch.long)
     document = torch.full(shape, -1)
     gather, targets, owner = [], [], []
@@ -98,7 +132,26 @@ def _pack(items: Sequence[Item], rows: list[list[int]], width: int, pad: int) ->
     causal = torch.ones(width, width, dtype=torch.bool).tril()
     # Padding attends to earlier padding and itself (document -1), so that no row of the softmax is empty.
     mask = (same & causal)[:, None]
-    return Pack(tuple(members), ids, positions, mask, torch.cat(gather), torch.cat(targets), torch.cat(owner))
+    return Pack(tuple(members), ids, positions, mask, torch.cat(gather), torch.cat(targets), torch.cat(owner), pairs)
+
+
+def _flat(items: Sequence[Item], row: list[int]) -> Pack:
+    lengths = [items[i].tokens for i in row]
+    ends = torch.tensor(lengths).cumsum(0)
+    supervised = [items[i].supervised for i in row]
+    gather = [torch.arange(end - s, end) for end, s in zip(ends.tolist(), supervised, strict=True)]
+    return Pack(
+        tuple(row),
+        torch.tensor([[token for i in row for token in items[i].ids[:-1]]]),
+        torch.cat([torch.arange(n) for n in lengths])[None],
+        torch.ones(1, 1, 1, 1, dtype=torch.bool),
+        torch.cat(gather),
+        torch.tensor([token for i in row for token in items[i].ids[-items[i].supervised :]]),
+        torch.repeat_interleave(torch.arange(len(row)), torch.tensor(supervised)),
+        sum(n * n for n in lengths),
+        torch.cat([torch.zeros(1, dtype=torch.long), ends]).to(torch.int32),
+        max(lengths),
+    )
 
 
 def by_owner(values: torch.Tensor, pack: Pack) -> torch.Tensor:

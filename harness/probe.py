@@ -21,7 +21,7 @@ def _logp(engine: Engine, items: Sequence[Item]) -> Iterator[tuple[Array, torch.
     """
     model, head = engine.accelerator.unwrap_model(engine.model), engine.lm.get_output_embeddings()
     for pack in engine.packs(items):
-        hardware = engine.arch.padded_forward(pack.ids.shape[0], pack.ids.shape[1], len(pack.targets))
+        hardware = engine.arch.padded_forward(*pack.shape, len(pack.targets), pack.pairs)
         owner = np.array(pack.items)[pack.owner.cpu().numpy()]
         with engine.accelerator.autocast():
             hidden = model.hidden(pack)

@@ -47,7 +47,13 @@ def _engine(plan: Plan, model: Model, arch: Arch) -> Workshop:
     train = plan.suite.train
     lora = LoraSpec(train.lora.r, train.lora.alpha) if plan.identity.mode == "lora" else None
     return Workshop(
-        model.folder, arch, train.optimizer, plan.request.seed, lora, checkpointing=train.gradient_checkpointing
+        model.folder,
+        arch,
+        train.optimizer,
+        plan.request.seed,
+        lora,
+        checkpointing=train.gradient_checkpointing,
+        bf16_moments=train.bf16_moments,
     )
 
 

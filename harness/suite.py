@@ -20,7 +20,11 @@ from harness.spec import SPLITS, Data, Scoring, ScoringTask, Source, Spec
 Mode = Literal["full", "lora"]
 MODES: tuple[Mode, ...] = ("full", "lora")
 # Keys that older suites do not have: they are in a digest only where a suite uses them.
-ADDED = {"data": ("sources", "divide", "rows"), "scoring": ("metric", "tasks", "extra"), "train": ("cut",)}
+ADDED = {
+    "data": ("sources", "divide", "rows"),
+    "scoring": ("metric", "tasks", "extra"),
+    "train": ("cut", "bf16_moments"),
+}
 LORA_LR = 10  # an adapter's usual best learning rate is about ten times that of full fine-tuning
 
 
@@ -61,6 +65,7 @@ class Lora(Spec):
 class Train(Spec):
     """`gradient_checkpointing` saves memory; what it computes again is hardware FLOPs and never billed.
 
+    `bf16_moments` keeps AdamW's state in 4 bytes a parameter in place of 8, rounded at random; it moves results.
     `cut`: a completion that does not fit ends where the room does, without EOS, as in most papers; else it is an error.
     """
 
@@ -73,6 +78,7 @@ class Train(Spec):
     optimizer: Optimizer = Optimizer()
     lora: Lora = Lora()
     gradient_checkpointing: bool = False
+    bf16_moments: bool = False
     cut: bool = False
 
     def rates(self, mode: Mode) -> tuple[float, tuple[float, ...]]:

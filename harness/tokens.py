@@ -40,6 +40,8 @@ class Frame:
         self._columns: dict[str, np.ndarray[Any, Any]] = {name: rows[name] for name in rows}
         self.codes = [self.tasks.index(name) for name in self.names]
         self.references, self.lr, self.progress, self.scope = references or {}, lr, progress, scope
+        # Asked for once a step, however often the step is begun again: the callback may have written to the table.
+        self.weights: torch.Tensor | None = None
 
     def reference(self, name: Any, members: Sequence[int]) -> np.ndarray[Any, Any]:
         """The arrays of a reference for these items, joined; raises RunFailed if they do not fit the batch."""
@@ -75,10 +77,12 @@ class Tokens:
         members: Sequence[int],
         frame: Frame,
         others: Mapping[Any, torch.Tensor] | None = None,
+        nll: torch.Tensor | None = None,
     ) -> None:
         self._scores, self._targets, self._members, self._frame = scores, targets, tuple(members), frame
         self._others = others or {}
-        self.nll = nn.functional.cross_entropy(scores.float(), targets, reduction="none")
+        # Given where the plain loss was taken in parts: then there are no scores, and nobody who asks for them.
+        self.nll = nn.functional.cross_entropy(scores.float(), targets, reduction="none") if nll is None else nll
         self.example = torch.tensor(self._members, device=targets.device)[owner]
         self.ids, self.tasks, self.lr, self.progress = frame.ids, frame.tasks, frame.lr, frame.progress
 

@@ -15,12 +15,12 @@ class Workshop(Engine):
     """Implements `ports.Engine`."""
 
     def logprobs(self, items: list[Item]) -> tuple[list[Array], int]:
-        return probe.logprobs(self, items)
+        return self.fitted(items, lambda: probe.logprobs(self, items))
 
     def distributions(
         self, items: list[Item], top_k: int, support: Sequence[Array] | None
     ) -> tuple[list[Distribution], int]:
-        return probe.distributions(self, items, top_k, support)
+        return self.fitted(items, lambda: probe.distributions(self, items, top_k, support))
 
     def gradients(
         self, items: list[Item], modules: str | Sequence[str], normalize: bool, seed: int
