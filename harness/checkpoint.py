@@ -7,7 +7,9 @@ of weights (`base` is the model's own folder and never stored; `verb:step` other
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from harness.errors import RunFailed
 from harness.paths import digest, file_digest, write_atomic
 
 Tensors = dict[str, torch.Tensor]
-MEMORY_BYTES = 4 * 2**30
+MEMORY_BYTES = 4 * 2**30  # of copies in host memory; more where a quarter of what is free is more
 LIMIT = 64  # checkpoints of one run on disk at a time
 
 
@@ -41,12 +43,28 @@ def n_bytes(tensors: Tensors) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
+def host_bytes() -> int:
+    """Room for copies of one run's checkpoints in host memory."""
+    return max(MEMORY_BYTES, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
+
+
+def host_copy(tensors: Iterable[tuple[str, torch.Tensor]]) -> Tensors:
+    """Copies in host memory by name. From a GPU all go at once into pinned memory: five times faster, there and back."""
+    found = {}
+    for name, tensor in tensors:
+        room = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+        found[name] = room.copy_(tensor.detach(), non_blocking=True)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return found
+
+
 class Store:
     """A folder of checkpoints. Each holds named groups of tensors (`model`, `optimizer`) and a JSON state."""
 
     def __init__(self, folder: Path, resume: bool = False) -> None:
         self.folder = folder
-        self.peak = 0
+        self.peak, self.room = 0, host_bytes()
         self._memory: dict[str, tuple[dict[str, Tensors], dict[str, Any]]] = {}
         # What a snapshot refers to stays on disk until a later snapshot no longer does.
         self._durable: set[str] = set()
@@ -102,7 +120,7 @@ class Store:
         partial.rename(self.path(name))
         self.peak = max(self.peak, len(self.names()))
         held = sum(n_bytes(g) for groups, _ in self._memory.values() for g in groups.values())
-        if held + size <= MEMORY_BYTES:
+        if held + size <= self.room:
             self._memory[name] = (groups, state)
 
     def load(self, name: str) -> tuple[dict[str, Tensors], dict[str, Any]]:

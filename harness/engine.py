@@ -21,7 +21,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness import attention, fitting, supervised
-from harness.checkpoint import Tensors
+from harness.checkpoint import Tensors, host_copy
 from harness.data import Item
 from harness.errors import HarnessError, RunFailed
 from harness.fitting import MICRO_TOKENS
@@ -270,7 +270,7 @@ class Engine:
 
     def weights(self) -> Tensors:
         """A copy of the trainable weights in host memory."""
-        return {n: p.detach().to("cpu", copy=True) for n, p in self.lm.named_parameters() if p.requires_grad}
+        return host_copy((n, p) for n, p in self.lm.named_parameters() if p.requires_grad)
 
     @torch.no_grad()
     def load_weights(self, tensors: Tensors) -> None:
@@ -305,7 +305,7 @@ class Engine:
     def moments(self) -> Tensors:
         """A copy of the optimizer's state in host memory, as `index.name` tensors; empty before the first step."""
         state = self.optimizer.state_dict()["state"]
-        return {f"{i}.{k}": v.detach().to("cpu", copy=True) for i, row in state.items() for k, v in row.items()}
+        return host_copy((f"{i}.{k}", v) for i, row in state.items() for k, v in row.items())
 
     def load_moments(self, tensors: Tensors) -> None:
         self.fresh_optimizer()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from harness.checkpoint import MEMORY_BYTES
+from harness.checkpoint import host_bytes
 from harness.curves import SCENARIOS
 from harness.errors import HarnessError
 from harness.ledger import BESIDE, BILLED, billed
@@ -117,5 +117,5 @@ def _memory(props: Props, outcomes: list[Outcome]) -> dict[str, Any]:
     frozen = every if props.lora else 0
     return {
         "device_bytes": BYTES * (frozen + 4 * trained),
-        "host_copies_bytes": _range(min(o.checkpoint_bytes, MEMORY_BYTES) for o in outcomes),
+        "host_copies_bytes": _range(min(o.checkpoint_bytes, host_bytes()) for o in outcomes),
     }

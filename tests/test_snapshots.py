@@ -1,0 +1,97 @@
+"""What going back costs: bytes held, written and copied - not seconds, which benchmarks/rollback.py measures."""
+
+from contextlib import suppress
+
+import pytest
+import torch
+
+from harness import checkpoint
+from harness.checkpoint import host_copy, n_bytes
+from harness.errors import BudgetExhausted
+from strategies.msft import MSFT
+from tests.labs import make_lab
+
+BESIDE = (
+    0.25  # of the weights' bytes: what a snapshot holds beside them on the toy suite (a few columns and a manifest)
+)
+
+
+@pytest.fixture
+def run(tmp_path, toy, tiny, monkeypatch):
+    """mSFT to its end on the toy suite, with what its checkpoints were and what each rollback copied."""
+    lab, core, engine, plan = make_lab(tmp_path, toy, tiny, budget=6)
+    weights = n_bytes(engine.weights())
+    saved, disk, copied, events = [], [], [], []
+    save, restore = core.store.save, core.restore
+
+    def saving(name, groups, state):
+        save(name, groups, state)
+        saved.append({group: n_bytes(tensors) for group, tensors in groups.items()})
+        disk.append((len(core.store.names()), sum(f.stat().st_size for f in core.store.folder.rglob("*.safetensors"))))
+
+    def restoring(name, optimizer):
+        before = len(copied)
+        with monkeypatch.context() as patched:
+            patched.setattr(checkpoint, "load_file", lambda path: pytest.fail("read from disk"))
+            restore(name, optimizer)
+        events.append(sum(copied[before:]))
+
+    def counting(tensors, load=engine.load_weights):
+        copied.append(n_bytes(tensors))
+        load(tensors)
+
+    monkeypatch.setattr(core.store, "save", saving)
+    monkeypatch.setattr(core, "restore", restoring)
+    monkeypatch.setattr(engine, "load_weights", counting)
+    monkeypatch.setattr(
+        engine, "load_moments", lambda tensors: pytest.fail("mSFT's stages begin with a fresh optimizer")
+    )
+    with suppress(BudgetExhausted):
+        MSFT(grid=0.5).run(lab)
+    return weights, saved, disk, events, plan, core
+
+
+def test_msft_keeps_one_snapshot_of_weights_alone_per_active_task(run):
+    weights, saved, disk, _, plan, core = run
+    tasks = len(plan.train)
+    assert saved
+    assert all(groups["model"] == weights and "optimizer" not in groups for groups in saved)
+    assert max(n for n, _ in disk) <= tasks + 2
+    assert max(sum(groups.values()) for groups in saved) <= (1 + BESIDE) * weights
+    assert core.store.peak == max(n for n, _ in disk)
+
+
+def test_disk_stays_within_its_bound(run):
+    weights, _, disk, _, plan, _ = run
+    assert max(size for _, size in disk) <= (len(plan.train) + 2) * (1 + BESIDE) * weights
+
+
+def test_a_rollback_from_memory_moves_less_than_one_step_of_the_optimizer(run):
+    """One copy of the weights, no file, no moments. A step reads weights, gradients and two moments and writes three of
+    them back, and passes over the data beside: in one memory a rollback is below two steps whatever the model."""
+    weights, _, _, events, _, core = run
+    assert events
+    assert set(events) == {weights}
+    core.engine.step([i for items in core.train.values() for i in items][:4], 0.0)
+    moments = n_bytes(core.engine.moments())
+    step = (weights + weights + moments) + (weights + moments)
+    assert 2 * weights < step  # a rollback reads and writes them
+
+
+def test_copies_are_of_their_moment():
+    tensors = {"a": torch.arange(6.0).view(2, 3).T, "b": torch.ones((), dtype=torch.bfloat16)}
+    found = host_copy(tensors.items())
+    tensors["a"].add_(1)
+    assert torch.equal(found["a"], torch.arange(6.0).view(2, 3).T)
+    assert found["b"].dtype == torch.bfloat16
+
+
+def test_copies_that_do_not_fit_into_memory_come_from_disk(tmp_path):
+    store = checkpoint.Store(tmp_path / "c")
+    store.room = 100
+    one, two = ({"model": {"w": torch.full((20,), float(x))}} for x in (1, 2))
+    store.save("1:1", one, {})
+    store.save("2:1", two, {})
+    assert list(store._memory) == ["1:1"]
+    assert float(store.load("2:1")[0]["model"]["w"][0]) == 2
+    assert checkpoint.host_bytes() >= checkpoint.MEMORY_BYTES
