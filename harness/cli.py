@@ -270,19 +270,37 @@ def verify(paths: tuple[Path, ...], regrade: bool, mirror: Path | None) -> None:
         click.echo(str(finding))
     for line in (*found.notes, *found.unreadable):
         click.echo(f"harness: {' '.join(line.split())}", err=True)
-    n, problems = len(found.bundles), len(found.findings)
+    n, problems = len(found.bundles) + len(found.references), len(found.findings)
     click.echo(f"harness: {n} record{'s' * (n != 1)} read, {problems or 'no'} finding{'s' * (problems != 1)}", err=True)
     sys.exit(found.exit_code)
 
 
 @cli.command()
-@click.argument("runs", metavar="RUN_DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN_DIR...", nargs=-1, type=click.Path(path_type=Path))
 @option("--results", default=Path("results"), show_default=True, type=DIRECTORY)
 @click.option("--refutes", default=None, metavar="ID", help="this run repeats that record, and came out differently")
-def submit(runs: tuple[Path, ...], results: Path, refutes: str | None) -> None:
-    """Verify runs and copy their records and items into the results folder; prints where they are."""
+@click.option(
+    "--lm-eval", default=None, metavar="FILE.json", type=click.Path(path_type=Path), help="scores of elsewhere"
+)
+@click.option("--suite", default=None, metavar="NAME", help="with --lm-eval: the suite whose tasks were scored")
+@click.option("--name", default=None, metavar="NAME", help="with --lm-eval: what was scored")
+@click.option("--source", default=None, metavar="URL", help="with --lm-eval: where it is described")
+def submit(runs: tuple[Path, ...], results: Path, refutes: str | None, **elsewhere: Any) -> None:
+    """Verify runs and copy their records and items into the results folder; prints where they are.
+
+    With --lm-eval it takes scores alone, from lm-eval's results file: a reference, shown and never ranked.
+    """
     from harness import submit as door
 
+    if any(value is not None for value in elsewhere.values()):
+        if runs or refutes or None in elsewhere.values():
+            raise HarnessError(
+                "--lm-eval FILE goes with --suite, --name and --source, and without RUN_DIR or --refutes"
+            )
+        _bring(results, **elsewhere)
+        return
+    if not runs:
+        raise HarnessError("nothing to submit: expected RUN_DIR... or --lm-eval FILE.json")
     refused = False
     for run in door.runs(list(runs)):
         try:
@@ -296,6 +314,17 @@ def submit(runs: tuple[Path, ...], results: Path, refutes: str | None) -> None:
             click.echo(f"harness: run {run.parent.name} is already submitted", err=True)
         click.echo(str(done.path))
     sys.exit(int(refused))
+
+
+def _bring(results: Path, lm_eval: Path, suite: str, name: str, source: str) -> None:
+    """Import a results file of lm-eval and say what of it, and of the suite, is not in the reference."""
+    from harness.reference import bring
+
+    done = bring(lm_eval, suite, name, source, results)
+    for words, tasks in (("not of the suite, left out", done.left), ("without a score", done.missing)):
+        if tasks:
+            click.echo(f"harness: {words}: {', '.join(tasks)[:200]}", err=True)
+    click.echo(str(done.path))
 
 
 @cli.command()

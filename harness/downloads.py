@@ -24,17 +24,19 @@ class File:
 FILES = (
     File("rows", "every row of every board: scores, intervals, costs; the numbers of the tables, unrounded"),
     File("scores", "every run and task: score, standard error, items"),
+    File("references", "scores from elsewhere, of results files of lm-eval: a line a task; no compute is known"),
 )
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet would compute instead of show
 
 
 def write(sections: Sequence[Section], found: Gathered, out: Path) -> None:
-    """`rows.*` and `scores.*` in three formats below `out`. Scores are fractions, FLOPs are model FLOPs."""
-    tables = {"rows": list(_rows(sections)), "scores": list(_scores(sections))}
+    """A file of each of FILES in three formats below `out`. Scores are fractions, FLOPs are model FLOPs."""
+    tables = {"rows": list(_rows(sections)), "scores": list(_scores(sections)), "references": list(_references(found))}
     for name, table in tables.items():
         _csv(table, out / f"{name}.csv")
         lines = ",\n".join(json.dumps(line, allow_nan=False) for line in table)
         (out / f"{name}.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+        (out / f"{name}.parquet").unlink(missing_ok=True)
         if table:
             _parquet(table, out / f"{name}.parquet")
 
@@ -106,6 +108,24 @@ def _scores(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
                         "items": found.n,
                         "base_score": r.reports.base_scores.get(task),
                     }
+
+
+def _references(found: Gathered) -> Iterator[dict[str, Any]]:
+    for r in found.references:
+        for task, s in sorted(r.scores.items()):
+            yield {
+                "suite": plain(r.suite),
+                "name": plain(r.name),
+                "model": plain(r.model),
+                "source": plain(r.source),
+                "date": plain(r.date),
+                "task": plain(task),
+                "metric": plain(s.metric),
+                "score": s.value,
+                "standard_error": s.stderr,
+                "items": s.n,
+                "items_of": s.of,
+            }
 
 
 def _finite(x: float | None) -> float | None:

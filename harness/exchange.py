@@ -6,12 +6,13 @@ One file a run, one result a scoring task. The schema's free details hold text o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from harness import refutation
+from harness import reference, refutation
 from harness.errors import HarnessError
 from harness.paths import canonical, write_atomic
 from harness.publish import command
@@ -19,6 +20,7 @@ from harness.record import Record, TaskScore, read
 from harness.verify import records
 
 SCHEMA = "0.2.2"
+OTHERS = re.compile(f"{refutation.NAME.pattern}|{reference.NAME.pattern}")  # file names of what is no run's record
 RELATIONS = ("first_party", "third_party", "collaborative", "other")
 ENGINES = {"hf": "transformers", "vllm": "vllm"}
 
@@ -145,13 +147,13 @@ def _texts(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def export(paths: Sequence[Path], out: Path, organization: str, relation: str) -> list[Path]:
-    """Write `<out>/<run id>.json` for each record at `paths` (not for refutations) and return where."""
+    """Write `<out>/<run id>.json` for each record at `paths` (not for refutations and references) and return where."""
     made = []
     for path in paths:
         if not records(path):
             raise HarnessError(f"no record at {str(path)!r}")
     out.mkdir(parents=True, exist_ok=True)
-    for file in (f for path in paths for f in records(path) if not refutation.NAME.fullmatch(f.name)):
+    for file in (f for path in paths for f in records(path) if not OTHERS.fullmatch(f.name)):
         record = read(file)
         path = out / f"{record.id}.json"
         write_atomic(

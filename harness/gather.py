@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from harness import items, refutation
+from harness import items, reference, refutation
 from harness.errors import HarnessError
 from harness.parallel import collected, each
 from harness.record import SCHEMA_VERSION, Record, read
+from harness.reference import Reference
 from harness.refutation import Refutation
 
 ID = re.compile(r"[0-9a-f]{16}")
@@ -34,6 +35,7 @@ class Gathered:
     files: dict[str, Path] = field(default_factory=dict)
     answers: dict[str, Answers] = field(default_factory=dict)
     disputes: dict[str, list[Refutation]] = field(default_factory=dict)
+    references: list[Reference] = field(default_factory=list)
 
     @property
     def shown(self) -> list[Record]:
@@ -64,6 +66,7 @@ def gather(sources: Iterable[Path]) -> Gathered:
     found.answers.update({r.id: a for r, a in zip(shown, marks, strict=True) if a is not None})
     for refuted in _refutations(folders):
         found.disputes.setdefault(refuted.refutes, []).append(refuted)
+    found.references.extend(sorted(_references(folders), key=lambda r: (-r.macro, r.name)))
     return found
 
 
@@ -96,6 +99,19 @@ def _refutations(folders: Sequence[Path]) -> Iterator[Refutation]:
             _check(found.record)
             yield found
         except (HarnessError, ValueError) as error:
+            print(f"harness: skipped {path}: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _references(folders: Sequence[Path]) -> Iterator[Reference]:
+    """Imported results files that say nothing wrong."""
+    for path in sorted(p for f in folders for p in f.rglob("*.reference-*.json") if reference.NAME.fullmatch(p.name)):
+        try:
+            found = reference.load(path)
+            wrong = next(reference.problems(found), None)
+            if wrong is not None:
+                raise HarnessError(f"{wrong[0]}; expected {wrong[1]}")
+            yield found
+        except HarnessError as error:
             print(f"harness: skipped {path}: {' '.join(str(error).split())}", file=sys.stderr)
 
 

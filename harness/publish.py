@@ -130,6 +130,7 @@ def _boards(site: Site) -> None:
             "described": describe(s),
             "reach": reach,
             "failed": site.found.failed,
+            "references": [r for r in site.found.references if r.suite == s.first.identity.suite],
         }
         if s is site.sections[0]:
             site.write("index.html", "board.html", "", **values)
@@ -146,7 +147,7 @@ def _boards(site: Site) -> None:
 def _texts(site: Site) -> None:
     for name, (title, html) in site.documents.items():
         site.write(f"{name}.html", "document.html", "", title=title, html=html)
-    files = [f for f in downloads.FILES if site.sections]
+    files = [f for f in downloads.FILES if (site.out / f"{f.name}.parquet").is_file()]
     site.write("downloads.html", "downloads.html", "", files=files)
 
 

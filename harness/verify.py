@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness import answers, invariants, ledger, provenance, refutation
+from harness import answers, invariants, ledger, provenance, reference, refutation
 from harness.between import Bundle, Finding, between
 from harness.errors import HarnessError
 from harness.items import LIMIT, beside, load
@@ -21,6 +21,7 @@ from harness.ledger import BILLED
 from harness.privacy import hidden, short, strings
 from harness.record import SCHEMA_VERSION, Record, upgrade
 
+KINDS = refutation.RESULT, refutation.NAME, reference.NAME  # file names of what lies in a results folder
 RECORD_LIMIT = 4_000_000  # bytes; 1 MB of logged numbers takes up to 2.7 MB, one a line
 
 
@@ -31,6 +32,7 @@ class Verdict:
     bundles: list[Bundle] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    references: list[Path] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -60,9 +62,7 @@ def records(path: Path) -> list[Path]:
         return [path]
     if (path / "record.json").is_file():
         return [path / "record.json"]
-    submitted = (
-        p for p in path.rglob("*.json") if refutation.RESULT.fullmatch(p.name) or refutation.NAME.fullmatch(p.name)
-    )
+    submitted = (p for p in path.rglob("*.json") if any(kind.fullmatch(p.name) for kind in KINDS))
     return sorted({*path.glob("*/record.json"), *submitted})
 
 
@@ -73,6 +73,10 @@ def _one(file: Path, verdict: Verdict, regrade: bool, mirror: Path | None) -> No
             return
         raw, found = parse(file)
         verdict.findings += found
+        if reference.NAME.fullmatch(file.name):
+            verdict.references.append(file)
+            verdict.findings += [Finding(file, *problem) for problem in _reference(file, raw)]
+            return
         items = load(file)
     except HarnessError as error:
         verdict.unreadable.append(str(error))
@@ -100,6 +104,23 @@ def _one(file: Path, verdict: Verdict, regrade: bool, mirror: Path | None) -> No
         found_again, note = again(record, items, mirror)
         verdict.findings += [Finding(file, *problem) for problem in found_again]
         verdict.notes += [f"{file}: not graded again: {note}"] if note else []
+
+
+def _reference(file: Path, raw: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with an imported results file, which has neither ledger nor items."""
+    try:
+        found = reference.Reference.model_validate(raw)
+    except ValidationError as error:
+        yield from _schema(error)
+        return
+    if not _alike(raw, found.model_dump(mode="json")):
+        yield "a value of another type than the schema's", "numbers as numbers, text as text"
+    wrong = list(reference.problems(found))
+    yield from wrong
+    if not wrong and file.name != reference.file_name(found):
+        yield f"file name {short(file.name)}", f"{reference.file_name(found)}, of what it holds"
+    if file.resolve().parent.parts[-2:] != (found.suite, "references"):
+        yield f"folder {short('/'.join(file.resolve().parent.parts[-2:]))}", short(f"{found.suite}/references")
 
 
 def _alike(raw: Any, had: Any) -> bool:

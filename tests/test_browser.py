@@ -7,10 +7,12 @@ import math
 import shutil
 import statistics
 import threading
+from pathlib import Path
 
 import pytest
 from scipy import stats as scipy_stats
 
+from harness import reference
 from harness.publish import build
 from harness.record import read
 from harness.refutation import Refutation, name
@@ -72,6 +74,11 @@ def site(tmp_path_factory):
         write_run(odd, root / "runs")
         write_run(make_record(evil, k, status="failed", error=evil), root / "runs")
         write_run(make_record(evil, k, dict.fromkeys(worlds.TASKS, 0.6), n=100), root / "runs")
+    lm_eval = Path(__file__).parent / "fixtures" / "lm_eval_0.4.13.json"
+    brought = reference.bring(lm_eval, "pocket", "Some model", "https://example.org/it", root / "results").path
+    for k, evil in enumerate(EVIL):
+        odd = json.loads(brought.read_text()) | ({"name": evil} if k % 2 else {"source": evil})
+        (brought.parent / f"x{k}.reference-0000000{k}.json").write_text(json.dumps(odd), encoding="utf-8")
     build([root / "results", root / "runs"], root / "dist")
     return root / "dist"
 
@@ -419,6 +426,15 @@ def test_the_refuted_row_says_so(page, site):
     assert page.locator("#disputes li").count() == 1
     page.locator("#disputes a").first.click()
     assert page.locator(".note.alarm").inner_text().startswith("Refuted: the same run")
+
+
+def test_scores_from_elsewhere_stand_apart_and_those_that_do_not_verify_nowhere(page, site):
+    open_(page, board(site))
+    rows = page.locator("#references tbody tr")
+    assert rows.count() == 1
+    assert rows.locator("td").nth(2).inner_text() == "unknown"
+    assert rows.locator("th a").get_attribute("href") == "https://example.org/it"
+    assert not {"Some model"} & set(labels(page))
 
 
 def test_the_site_works_under_a_sub_path(browser, site, tmp_path):

@@ -1,6 +1,7 @@
 """What the pull request's workflow says of changed results."""
 
 import importlib.util
+import json
 import random
 
 import yaml
@@ -40,8 +41,14 @@ def test_names_of_records_are_no_markup_in_the_summary():
 
 def test_a_cell_of_pocket_is_drawn_from_what_changed(tmp_path):
     paths = [write_result(make_record(seed=s, suite=suite), tmp_path) for s in range(4) for suite in ("pocket", "bbh")]
+    for name, text in (
+        ("0-0a0b0c0d.refuted-00000000.json", {"record": {}}),
+        ("x.reference-00000000.json", {"suite": "pocket"}),
+    ):
+        (paths[0].parent / name).write_text(json.dumps(text))
+        paths.append(paths[0].parent / name)
     drawn = {pull_request.choose(paths, random.Random(k)) for k in range(60)}
-    assert drawn == {p for p in paths if "pocket" in p.parts[-4]}
+    assert drawn == {p for p in paths[:8] if "pocket" in p.parts[-4]}
     assert pull_request.choose([p for p in paths if p not in drawn], random.Random(0)) is None
 
 

@@ -72,11 +72,12 @@ def _cell(text: str) -> str:
 
 
 def choose(paths: list[Path], rng: random.Random) -> Path | None:
-    """One record of the embedded suite and model, of an official run at 1x or less."""
+    """One record of the embedded suite and model, of a run at 1x or less; refutations and references are no runs of a row."""
     small = []
     for path in paths:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        i = record["identity"]
+        i = json.loads(path.read_text(encoding="utf-8")).get("identity")
+        if i is None:
+            continue
         if (i["suite"], i["model"]) == ("pocket", "pocket") and i["budget"]["multiple"] <= 1:
             small.append(path)
     return rng.choice(sorted(small)) if small else None
