@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.compare import Comparison, compare, score
+from harness.compare import Comparison, compare, ranks, score, ties
 from harness.gather import Answers, Gathered
 from harness.panel import Panel
 from harness.parallel import each
@@ -106,7 +106,7 @@ def _compared(rows: Sequence[Row], known: Mapping[str, Answers]) -> Verdict:
         if panel is None or (group is others and len(group) < 2):
             continue
         all_of = compare(panel, next((row.key for row in group if row.is_reference), None))
-        places = _places(all_of) if group is ranked else {}
+        places = _places(all_of, [row.key for row in group if len(row.runs) > 1]) if group is ranked else {}
         for k, name in enumerate(panel.names):
             estimate = score(panel.correct[k][panel.present[k]], panel.task, panel.weight)
             tie, place = places.get(name, (None, None))
@@ -116,9 +116,16 @@ def _compared(rows: Sequence[Row], known: Mapping[str, Answers]) -> Verdict:
     return Verdict(found, better)
 
 
-def _places(found: Comparison) -> dict[str, tuple[int, tuple[int, int]]]:
-    """Tie group and places, where anything was compared at all: one row, or one seed each, has no place."""
-    return {name: (found.ties[name], found.ranks[name]) for name in found.ties} if len(found.ties) > 1 else {}
+def _places(found: Comparison, several: Sequence[str]) -> dict[str, tuple[int, tuple[int, int]]]:
+    """Tie group and places among the rows with several seeds, of which there are two at least.
+
+    A row with one seed can be told apart from nothing: it would stand in the group of the best, whatever its score.
+    """
+    means = {name: found.means[name] for name in several if name in found.means}
+    if len(means) < 2:
+        return {}
+    groups, span = ties(means, found.better), ranks(list(means), found.better)
+    return {name: (groups[name], span[name]) for name in means}
 
 
 def _panel(rows: Sequence[Row], known: Mapping[str, Answers]) -> Panel | None:

@@ -251,3 +251,17 @@ def test_a_process_that_has_drawn_builds_the_same_pages(folder, tmp_path):
     build([folder / "results"], tmp_path / "drawn")
     for page in ("index.html", "workloads.html"):
         assert (tmp_path / "forked" / page).read_bytes() == (tmp_path / "drawn" / page).read_bytes()
+
+
+def test_a_row_with_one_seed_has_no_group_and_takes_no_place(tmp_path):
+    """It can be told apart from nothing: among others it would stand in the group of the best, with all places open."""
+    worlds.world(tmp_path, 4, {"proportional": 0.7, "uniform": 0.3}, n=60)
+    alone = sections(gather([tmp_path]))[0]
+    worlds.write_run(*worlds.make_run("sro", 0, 0.05, n=60), tmp_path)
+    rows = {row.strategy: row for row in sections(gather([tmp_path]))[0].rows}
+    assert (rows["sro"].tie, rows["sro"].places) == (None, None)
+    assert rows["sro"].difference is not None
+    assert {row.strategy: (row.tie, row.places) for row in alone.rows} == {
+        name: (rows[name].tie, rows[name].places) for name in ("proportional", "uniform")
+    }
+    assert (rows["uniform"].tie, rows["uniform"].places) == (2, (2, 2))

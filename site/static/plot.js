@@ -3,7 +3,7 @@
 (() => {
   "use strict";
   const NS = "http://www.w3.org/2000/svg";
-  const WIDTH = 760, HEIGHT = 320, LEFT = 52, RIGHT = 14, TOP = 10, BOTTOM = 42;
+  const HEIGHT = 320, LEFT = 52, RIGHT = 14, TOP = 10, BOTTOM = 42;
   const DASHES = ["", "7 3", "2 2", "9 3 2 3", "4 4", "12 4", "1 3"];
   const svg = (tag, attributes, text) => {
     const node = document.createElementNS(NS, tag);
@@ -38,9 +38,9 @@
   };
 
   const number = (x) => x === 0 ? "0" : Math.abs(x) >= 1e4 ? x.toExponential(2).replace("e+", "e") : String(Number(x.toPrecision(3)));
-  const ticks = (low, high) => {
+  const ticks = (low, high, most = 5.5) => {
     const size = 10 ** Math.floor(Math.log10((high - low) / 4));
-    const step = [1, 2, 2.5, 5, 10].map((m) => m * size).find((s) => (high - low) / s <= 5.5);
+    const step = [1, 2, 2.5, 5, 10, 20, 25, 50].map((m) => m * size).find((s) => (high - low) / s <= most);
     const made = [];
     for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k += 1) made.push(k * step);
     return made;
@@ -54,6 +54,7 @@
   };
 
   const plot = (place, views) => {
+    const WIDTH = Math.round(Math.min(760, Math.max(300, place.parentElement.clientWidth)));
     const all = views[0];
     const xs = [...new Set(views.flatMap((view) => [...view.series.values()].flat().map(([x]) => x)))].sort((a, b) => a - b);
     if (xs.length < 2) return;
@@ -135,7 +136,7 @@
       const parts = [clip];
       for (const y of ticks(low, high))
         parts.push(svg("path", { class: "grid", d: `M${LEFT} ${toY(y)}H${WIDTH - RIGHT}` }), svg("text", { x: LEFT - 6, y: toY(y) + 4, "text-anchor": "end" }, number(y)));
-      for (const x of ticks(...span)) parts.push(svg("text", { x: toX(x), y: HEIGHT - BOTTOM + 17, "text-anchor": "middle" }, number(x)));
+      for (const x of ticks(...span, WIDTH / 138)) parts.push(svg("text", { x: toX(x), y: HEIGHT - BOTTOM + 17, "text-anchor": "middle" }, number(x)));
       parts.push(svg("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, view.x));
       const inside = svg("g", { "clip-path": "url(#inside)" });
       names.forEach((name, k) => {
