@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.lmtasks import max_new_tokens
+from harness.lmtasks import max_new_tokens, positions, without_room
 from harness.paths import digest
 from harness.suite import Suite
 
@@ -152,7 +152,9 @@ class VLLM:
 
         cpu = current_platform.is_cpu()
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        room = config.get("max_position_embeddings") or config.get("n_positions")
+        if why := without_room(suite, config):
+            raise CannotStart(why)
+        room = positions(config)
         asked = suite.train.max_length + max_new_tokens(suite)
         return {
             "dtype": "float32" if cpu else "bfloat16",

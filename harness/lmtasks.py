@@ -24,6 +24,20 @@ def max_new_tokens(suite: Suite) -> int:
     return max(task.max_new_tokens for task in suite.scored.values())
 
 
+def without_room(suite: Suite, config: Mapping[str, Any]) -> str | None:
+    """Why an engine that ends where the model's positions do cannot give the suite's longest answers; None: it can."""
+    longest, room = max_new_tokens(suite), positions(config)
+    if room is None or longest < room:
+        return None
+    return f"suite {suite.name} lets answers have {longest:,} tokens, the model has {room:,} positions"
+
+
+def positions(config: Mapping[str, Any]) -> int | None:
+    """How many tokens a model is made for, prompt and answer together; None where its configuration does not say."""
+    found = config.get("max_position_embeddings") or config.get("n_positions")
+    return None if found is None else int(found)
+
+
 def write_tasks(suite: Suite, test: Mapping[str, list[Row]], raw: Path) -> dict[str, str]:
     """One lm-eval task file and one data file a task; returns lm-eval's task name -> ours."""
     import yaml

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness import RULES_VERSION, models, record, registry, reuse, stock
+from harness import RULES_VERSION, models, record, registry, reuse, sources, stock
 from harness.data import Item, Row, check_disjoint, content_digest, load_rows, tokenise
 from harness.errors import HarnessError, unknown
 from harness.flops import Arch
 from harness.interpreter import vllm_interpreter
+from harness.lmtasks import without_room
 from harness.paths import canonical
-from harness.sources import fetch
 from harness.suite import MODES, Suite, load_suite
 
 Rows = dict[str, dict[str, list[Row]]]
@@ -92,7 +92,10 @@ def prepare(request: Request, weights: bool = True) -> Plan:
     if reason := strategy.skip(suite):
         raise HarnessError(f"strategy {request.strategy} does not apply to suite {suite.name}: {reason}")
     stock.check(suite, scoring)
-    revisions = fetch(suite, request.mirror)
+    if scoring is not None and (why := without_room(suite, model.config)):
+        raise HarnessError(f"scorer 'vllm': {why}; --scorer hf has no such limit")
+    sources.check(suite)
+    revisions = sources.fetch(suite, request.mirror)
     rows = {s: load_rows(suite, s, request.mirror, request.limit) for s in ("train", "validation")}
     check_disjoint(suite, rows["train"], rows["validation"])
     if suite.data.files and not (suite.folder / suite.data.files.replace("{split}", "test")).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ def tables(record: Record) -> None:
     )
     if record.scores:
         console.print(_scores(record))
+    if any(s.metrics for s in record.scores.values()):
+        console.print(_metrics({task: s.metrics for task, s in record.scores.items()}))
     console.print(_ledger(record))
     backend = record.reports.backend
     if backend is not None and (backend["name"] == "vllm" or backend["instead_of_vllm"]):
@@ -50,6 +53,18 @@ def _scores(record: Record) -> Table:
     return table
 
 
+def _metrics(found: Mapping[str, Mapping[str, float]]) -> Table:
+    """What the task files of lm-eval measure beside the score, as they measure it."""
+    names = sorted({name for row in found.values() for name in row})
+    table = Table("task", *names, title="beside the score (lm-eval)")
+    for task, row in found.items():
+        if row:
+            table.add_row(task, *("" if name not in row else f"{row[name]:.3f}" for name in names))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
+
+
 def scores(summary: dict[str, Any]) -> None:
     """Scores of one checkpoint, and which backend they are by, on stdout."""
     console = Console(highlight=False)
@@ -64,6 +79,8 @@ def scores(summary: dict[str, Any]) -> None:
     n, value = sum(r["n"] for r in rows.values()), sum(r["value"] for r in rows.values()) / len(rows)
     table.add_row("macro mean", str(n), f"{100 * value:.1f}", "", "")
     console.print(table)
+    if any(row["metrics"] for row in rows.values()):
+        console.print(_metrics({task: row["metrics"] for task, row in rows.items()}))
     console.print(_scorer(summary["backend"], summary["backend_gate"]), markup=False)
 
 

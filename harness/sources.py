@@ -232,6 +232,33 @@ def _decoded(text: IO[str]) -> Iterator[dict[str, Any]]:
         yield row
 
 
+def check(suite: Suite) -> None:
+    """Refuse sources of which no row can be for test, or of which test has the rows that are trained on.
+
+    The test split itself is read when all training is done.
+    """
+    if not suite.data.sources or suite.scoring.tasks:
+        return
+    shares = [_test_share(suite, source) for source in suite.data.sources]
+    if not any(shares):
+        raise HarnessError(
+            f"suite {suite.name}: no source gives rows to test: name its split, or give divide.test a share"
+        )
+
+
+def _test_share(suite: Suite, source: Source) -> float:
+    """The share of what a source reads for test that goes there."""
+    mine, divide = source.reads("test"), suite.data.divide
+    if mine is None or mine not in (source.reads("train"), source.reads("validation")):
+        return float(mine is not None)
+    if divide is None:
+        name = source.hub or source.files
+        raise HarnessError(
+            f"suite {suite.name}: data {name!r}: test is read from split {mine!r}, as others are: give divide.test a share"
+        )
+    return divide.test
+
+
 def fetch(suite: Suite, mirror: Path | None) -> dict[str, str | None]:
     """Have the files of every source at hand, those of the scoring tasks too; the revisions that they are of, None of a mirror.
 

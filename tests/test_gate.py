@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import environment, gate, interpreter, invariants, record, request, run, score, show, stock
+from harness import environment, gate, interpreter, invariants, lmtasks, record, request, run, score, show, stock
 from harness.data import Row
 from harness.errors import HarnessError, RunFailed
 from harness.suite import load_suite
-from tests.conftest import ROOT
+from tests.conftest import ROOT, make_suite
 
 
 def rows(task, n):
@@ -108,6 +108,25 @@ def test_another_environment_finds_this_package_and_nothing_else_of_ours(tmp_pat
     assert (tmp_path / "harness" / "scorer.py").is_file()
     own = interpreter.Interpreter().environment(tmp_path)
     assert own["PYTHONPATH"].split(":")[-1] == "/mine"
+
+
+def test_answers_that_the_model_has_no_room_for_are_refused_before_training(tmp_path, tiny, monkeypatch):
+    """vLLM's engine ends where the model's positions do; tiny has 256."""
+    monkeypatch.setattr(interpreter, "_versions", lambda python: ("0.32.0", "0.4.13"))
+    path = make_suite(tmp_path)
+    for longest, room in ((256, False), (255, True)):
+        text = re.sub("max_new_tokens: .*", f"max_new_tokens: {longest}", path.read_text())
+        path.write_text(text)
+        why = lmtasks.without_room(load_suite(str(path)), json.loads((tiny / "config.json").read_text()))
+        assert why == (None if room else "suite toy lets answers have 256 tokens, the model has 256 positions")
+        asked = request.Request(suite=str(path), model=str(tiny), runs=tmp_path, scorer="vllm")
+        if not room:
+            with pytest.raises(HarnessError, match=why):
+                request.prepare(asked)
+            assert request.prepare(dataclasses.replace(asked, scorer="hf"))
+    assert request.prepare(asked)
+    assert lmtasks.positions({"n_positions": 1024}) == 1024
+    assert lmtasks.without_room(load_suite("numinamath"), {}) is None
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from click.testing import CliRunner
 
+from harness import show
 from harness.board import section
 from harness.cli import cli
 from harness.pages import command
@@ -425,3 +426,21 @@ def test_a_suite_whose_rows_are_not_pinned_is_marked(tmp_path):
         page(folder, made.model_copy(update={"reports": reports}))
         marked = {p.parent.name for p in (folder / "out").rglob("*.html") if "rows unpinned" in p.read_text()}
         assert bool(marked) is unverified, marked
+
+
+def test_what_task_files_measure_beside_the_score_is_on_the_runs_page(tmp_path, capsys):
+    made = make_record(scores={"a": 0.5, "b": 0.25, "c": 0.0})
+    measured = {"a": {"bleu": 0.5, "<i>validity": 0.25}, "b": {"bleu": 1.0}, "c": {}}
+    scores = {t: s.model_copy(update={"metrics": measured[t]}) for t, s in made.scores.items()}
+    made = made.model_copy(update={"scores": scores})
+    page(tmp_path, made)
+    found = Page(next(p.read_text() for p in (tmp_path / "out").rglob("*.html") if p.stem == made.id))
+    tables = [[" ".join(c.split()) for c in cells] for cells in found.cells]
+    (head,) = [cells for cells in tables if "bleu" in cells]
+    assert head == ["task", "<i>validity", "bleu"]
+    start = tables.index(head)
+    assert tables[start + 1 : start + 3] == [["a", "0.250", "0.500"], ["b", "–", "1.000"]]
+    show.tables(made)
+    shown = [line.split() for line in capsys.readouterr().out.replace("│", " ").splitlines()]
+    assert ["a", "0.250", "0.500"] in shown
+    assert ["b", "1.000"] in shown

@@ -25,7 +25,7 @@ from harness.errors import HarnessError
 from harness.overlap import COMMON, grams, overlap
 from harness.paths import digest
 from harness.spec import Divide, Source
-from harness.suite import Suite, load_suite
+from harness.suite import Suite, available, load_suite
 from tests.conftest import ROOT, make_suite
 from tests.mirrors import write
 
@@ -191,6 +191,29 @@ def test_parquet_says_the_same_as_jsonl(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"task": ["copy"], "input": ["x"]}), tmp_path / "train.parquet")
     with pytest.raises(HarnessError, match=r"train\.parquet:1: expected a JSON object \(or parquet row\)"):
         load_rows(load_suite(str(path)), "train")
+
+
+@pytest.mark.parametrize(
+    ("split", "divide", "says"),
+    [
+        ({"train": "rows", "validation": "rows"}, {"validation": 0.1}, "no source gives rows to test"),
+        ("rows", {"validation": 0.1}, "no source gives rows to test"),
+        ("rows", None, r"data 'own/words': test is read from split 'rows', as others are"),
+        ({"train": "a", "validation": "b", "test": "b"}, None, "test is read from split 'b'"),
+        ("rows", {"validation": 0.1, "test": 0.1}, None),
+        ({"train": "a", "validation": "b", "test": "c"}, None, None),
+        ({"train": "a[:9]", "validation": "a[9:12]", "test": "a[12:]"}, None, None),
+    ],
+)
+def test_that_there_can_be_no_test_split_is_said_before_training(tmp_path, split, divide, says):
+    spec = suite(tmp_path, split=split, divide=divide)
+    if says is None:
+        sources.check(spec)
+    else:
+        with pytest.raises(HarnessError, match=says):
+            sources.check(spec)
+    for name in available():
+        sources.check(load_suite(name))
 
 
 def test_local_files_with_fields_of_their_own(tmp_path):
