@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import os
 import platform
+import socket
 import sys
 import threading
 import time
@@ -163,6 +164,8 @@ class Cluster:
                 f"ray address {self.address!r}: expected HOST:PORT of a cluster that this machine is a node of; "
                 "`ray start --address HOST:PORT --num-cpus 0` makes it one that runs nothing"
             )
+        if self.address not in (None, "auto", "local"):
+            _reach(self.address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
@@ -173,6 +176,9 @@ class Cluster:
             self.ray.init(
                 address="local", num_cpus=cores(), include_dashboard=False, object_store_memory=80_000_000, **quiet
             )
+            if not self.width:  # it will not grow
+                has = f"{cores()} CPUs, {self.ray.cluster_resources().get('GPU', 0):g} GPUs"
+                raise HarnessError(f"no run of {self._each} fits on this machine ({has})") from None
 
     @property
     def room(self) -> list[int]:
@@ -186,11 +192,14 @@ class Cluster:
         return min(sum(self.room), self.jobs or sys.maxsize)
 
     @property
+    def _each(self) -> str:
+        return f"{self.cpus} CPU{'s' * (self.cpus != 1)}" + (f" and {self.gpus:g} GPU" if self.gpus else "")
+
+    @property
     def capacity(self) -> str:
-        each = f"{self.cpus} CPU{'s' * (self.cpus != 1)}" + (f" and {self.gpus:g} GPU" if self.gpus else "")
-        nodes = sum(n > 0 for n in self.room)
+        nodes, each = sum(n > 0 for n in self.room), self._each
         if not nodes:
-            return f"none yet, as no node of the Ray cluster has {each}"
+            return f"none at a time yet (no node of the Ray cluster has {each})"
         return f"{self.width} at a time on {nodes} Ray node{'s' * (nodes != 1)}, {each} each"
 
     def run(self, cells: Sequence[Cell], watcher: Watcher) -> None:
@@ -272,6 +281,17 @@ def _missing(trail: Trail) -> str | None:
     if trail.cell.record is not None:
         return None
     return f"it ended on node {trail.node}, but its record is not in {str(folder)!r}: is that storage which all nodes share?"
+
+
+def _reach(address: str) -> None:
+    """Ray itself tries for many minutes. Raises HarnessError where nobody listens."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise HarnessError(f"ray address {address!r}: expected HOST:PORT of the cluster's head, such as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise HarnessError(f"ray address {address!r}: no cluster answers there ({error.strerror or error})") from None
 
 
 def _line(error: BaseException) -> str:

@@ -148,7 +148,7 @@ def test_an_interrupted_matrix_cancels_what_is_under_way(tmp_path):
         (2, 0.0, 3, 3, "3 at a time on 2 Ray nodes, 2 CPUs each"),
         (1, 1.0, None, 2, "2 at a time on 1 Ray node, 1 CPU and 1 GPU each"),
         (1, 0.1, None, 8, "8 at a time on 1 Ray node, 1 CPU and 0.1 GPU each"),
-        (1, 4.0, None, 0, "none yet, as no node of the Ray cluster has 1 CPU and 4 GPU"),
+        (1, 4.0, None, 0, "none at a time yet (no node of the Ray cluster has 1 CPU and 4 GPU)"),
     ],
 )
 def test_the_room_of_a_cluster(cpus, gpus, jobs, width, said):
@@ -176,11 +176,21 @@ def test_a_node_unlike_the_planning_one_says_why(tmp_path, monkeypatch):
         assert said in end.error
 
 
-def test_a_clients_address_is_refused(monkeypatch):
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("ray://head:10001", "expected HOST:PORT of a cluster that this machine is a node of"),
+        ("head", "expected HOST:PORT of the cluster's head, such as 10.0.0.1:6379"),
+        ("127.0.0.1:1", "no cluster answers there (Connection refused)"),
+    ],
+)
+def test_a_wrong_address_is_refused_at_once(address, said):
     made = fake_cluster(FakeRay())
-    made.address = "ray://head:10001"
-    with pytest.raises(HarnessError, match="expected HOST:PORT of a cluster that this machine is a node of"):
+    made.address = address
+    with pytest.raises(HarnessError) as found:
         made._connect()
+    assert said in str(found.value)
+    assert found.value.exit_code == 2
 
 
 def test_pages_of_rays_threads_do_not_reach_the_terminal():
