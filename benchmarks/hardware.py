@@ -1,10 +1,17 @@
-"""What a benchmark ran on: the processor or GPU by its name, never a host, a user or a path."""
+"""What a benchmark ran on: the processor or GPU by its name, never a host, a user or a path.
+
+`python benchmarks/hardware.py --name` prints it as part of a file's name; `--summary FILE NAME=STATUS:SECONDS...` writes what
+checks came to, and exits with 1 if one of them failed.
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
+import json
 import os
 import platform
+import re
 from pathlib import Path
 
 
@@ -37,3 +44,40 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def name() -> str:
+    """The hardware in lower-case letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", str(hardware()["name"]).lower()).strip("-")
+
+
+def summary(file: Path, checks: list[str]) -> bool:
+    """Write statuses and seconds of checks beside the hardware; whether all passed."""
+    rows = []
+    for check in checks:
+        label, _, rest = check.partition("=")
+        status, _, seconds = rest.partition(":")
+        rows.append({"check": label, "status": int(status), "seconds": int(seconds)})
+        said = {0: "passed", 124: "took too long"}.get(int(status), f"failed ({status})")
+        print(f"{label:24}{said:>16}{seconds:>6} s")
+    packages = ("torch", "transformers", "accelerate", "peft", "trl", "liger-kernel")
+    report = {"hardware": hardware(), "versions": versions(packages), "checks": rows}
+    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return all(row["status"] == 0 for row in rows)
+
+
+def main() -> None:
+    """For benchmarks/gpu.sh."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", action="store_true")
+    parser.add_argument("--summary", type=Path, metavar="FILE")
+    parser.add_argument("checks", nargs="*", metavar="NAME=STATUS:SECONDS")
+    args = parser.parse_args()
+    if args.name:
+        print(name())
+    if args.summary and not summary(args.summary, args.checks):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

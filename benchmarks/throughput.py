@@ -76,10 +76,10 @@ def sides(names: list[str], case: Case, threads: int) -> Any:
                 side.process.terminate()
 
 
-def measure(names: list[str], case: Case, threads: int, rounds: int) -> dict[str, Any]:
-    """Seconds of each side's steps in turn, and what follows from them."""
+def measure(names: list[str], case: Case, threads: int, rounds: int, warm: int = 1) -> dict[str, Any]:
+    """Seconds of each side's steps in turn, and what follows from them; `warm` steps before are not counted."""
     with sides(names, case, threads) as found:
-        for side in found:
+        for side in found * warm:
             side.step()
         for r in range(rounds):
             for side in found[r % len(found) :] + found[: r % len(found)]:
@@ -90,17 +90,17 @@ def measure(names: list[str], case: Case, threads: int, rounds: int) -> dict[str
     tokens, supervised, flops = case.work()
     limit = statistics.median(peak.losses)
     mine = next(s for s in peers if s.name == "harness")
-    rows = {s.name: _row(s, mine, case, tokens, flops / limit) for s in peers}
+    rows = {s.name: _row(s, mine, case, tokens, flops / limit, warm) for s in peers}
     about = {"model": case.model, "weights": case.weights, "rows": case.rows, "mode": case.mode}
     about |= {"effective_batch": case.batch, "tokens": tokens, "supervised": supervised, "model_flops": flops}
     apart = max(abs(row["loss_1"] / rows["harness"]["loss_1"] - 1) for row in rows.values())
     return about | {"peak_flops_per_s": limit, "loss_apart": apart, "peers": rows}
 
 
-def _row(side: Side, mine: Side, case: Case, tokens: int, least: float) -> dict[str, Any]:
-    """`least`: seconds that the step's model FLOPs take at the peak. The first step is not counted."""
-    seconds, cpu = ([s[key] for s in side.steps[1:]] for key in ("seconds", "cpu"))
-    ratios = [a["seconds"] / b["seconds"] for a, b in zip(side.steps[1:], mine.steps[1:], strict=True)]
+def _row(side: Side, mine: Side, case: Case, tokens: int, least: float, warm: int) -> dict[str, Any]:
+    """`least`: seconds that the step's model FLOPs take at the peak."""
+    seconds, cpu = ([s[key] for s in side.steps[warm:]] for key in ("seconds", "cpu"))
+    ratios = [a["seconds"] / b["seconds"] for a, b in zip(side.steps[warm:], mine.steps[warm:], strict=True)]
     middle = statistics.median(seconds)
     return {
         "seconds": seconds,
@@ -110,7 +110,7 @@ def _row(side: Side, mine: Side, case: Case, tokens: int, least: float) -> dict[
         "peak_bytes": max(s["memory"] for s in side.steps),
         "loss_1": side.losses[0],
         "ratio": {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)},
-        "cpu_ratio": statistics.median(cpu) / statistics.median(s["cpu"] for s in mine.steps[1:]),
+        "cpu_ratio": statistics.median(cpu) / statistics.median(s["cpu"] for s in mine.steps[warm:]),
     }
 
 
@@ -147,6 +147,8 @@ def main() -> None:
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--batch", type=int, default=16, help="examples of an effective batch")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--warm", type=int, default=1, help="steps before that are not counted; compilation takes some")
+    parser.add_argument("--present", action="store_true", help="leave out peers that are not installed")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("HARNESS_THREADS") or os.cpu_count() or 1))
     parser.add_argument("--mirror", type=Path, default=None, help="DIR/models/OWNER/NAME, for real weights")
     parser.add_argument("--note", default="", help="kept in the JSON: what else the machine was doing")
@@ -155,13 +157,14 @@ def main() -> None:
     device, cases = hardware(), []
     models, modes = names_of(args.models, MODELS, "model"), names_of(args.modes, ("full", "lora"), "mode")
     rows = names_of(args.rows, tuple(ROWS), "rows")
-    peers = available(names_of("harness," + args.peers.replace("harness,", ""), PEERS, "peer"), device["kind"])
+    asked = ["harness", *(p for p in names_of(args.peers, PEERS, "peer") if p != "harness")]
+    peers = available(asked, str(device["kind"]), args.present)
     for model in models:
         with model_folder(model, args.mirror) as (folder, weights):
             for mode in modes:
                 for kind in rows:
                     case = Case(model, kind, mode, folder, args.batch, weights=weights)
-                    cases.append(measure(peers, case, args.threads, args.rounds))
+                    cases.append(measure(peers, case, args.threads, args.rounds, args.warm))
                     print(table(cases[-1]), flush=True)
     report = {"hardware": device | {"threads": args.threads}, "versions": versions(PACKAGES), "note": args.note}
     if args.out:

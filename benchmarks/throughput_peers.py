@@ -25,11 +25,20 @@ TRAINERS = ("hf", "trl", "trl-padding-free", "trl-packing", "trl-liger")
 PEERS = ("harness", *TRAINERS)
 
 
-def available(peers: tuple[str, ...], device: str) -> list[str]:
-    """Those that can run here. Raises SystemExit if TRL is asked for and not installed."""
-    found = [p for p in peers if p != "trl-liger" or (device == "cuda" and importlib.util.find_spec("liger_kernel"))]
-    if any(p.startswith("trl") for p in found) and importlib.util.find_spec("trl") is None:
-        raise SystemExit("throughput: TRL is not installed; pip install 'sft-harness[bench]', or --peers harness,hf")
+def available(peers: list[str], device: str, present: bool) -> list[str]:
+    """Those that can run here. Raises SystemExit for one that is not installed, unless only what is `present` is wanted."""
+    found = []
+    for peer in peers:
+        if peer == "trl-liger" and device != "cuda":
+            continue
+        needs = {"trl-liger": ("trl", "liger_kernel"), "hf": ("datasets",), "harness": ()}.get(peer, ("trl",))
+        missing = [name for name in needs if importlib.util.find_spec(name) is None]
+        if missing and peer != "trl-liger" and not present:
+            raise SystemExit(f"throughput: {peer} needs {missing[0]}: pip install 'sft-harness[bench]', or --present")
+        if missing:
+            print(f"throughput: without {peer}: {missing[0]} is not installed", flush=True)
+        else:
+            found.append(peer)
     return found
 
 
@@ -74,14 +83,12 @@ def _peak() -> int:
 def serve(name: str, case: Case | None, threads: int, pipe: Connection) -> None:
     """A worker process: answers every "step" with its seconds, and "stop" with the losses of its steps."""
     os.environ["HARNESS_THREADS"] = str(threads)
-    import datasets
     import torch
     import transformers
 
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
     turns = Turns(pipe)
     try:
         if case is None:
@@ -148,6 +155,9 @@ def trainer(turns: Turns, case: Case, name: str) -> None:
             control.should_training_stop = not turns.wait()
             return control
 
+    from datasets import disable_progress_bars
+
+    disable_progress_bars()
     made = (hugging_face if name == "hf" else trl)(case, name, "cuda" if turns.cuda else "cpu")
     made.add_callback(Gate())
     made.remove_callback(PrinterCallback)
