@@ -178,6 +178,8 @@ def find(name: str) -> Plugin:
         return _from_file(builtin()[name])
     if name in entry_points():
         return _from_entry_point(entry_points()[name])
+    if Path(f"{name}.py").is_file():
+        raise HarnessError(f"unknown strategy {name!r}; did you mean the file {f'{name}.py'!r}?")
     raise unknown("strategy", name, names())
 
 
@@ -202,6 +204,7 @@ def _from_entry_point(entry: importlib.metadata.EntryPoint) -> Plugin:
         source = inspect.getsource(sys.modules[cls.__module__]).encode()
     except Exception as error:  # somebody else's package may fail in any way
         raise HarnessError(f"strategy plug-in {entry.name!r}: {type(error).__name__}: {error}") from None
+    _frozen(cls, f"strategy plug-in {entry.name!r}")
     return Plugin(entry.name, cls, _source_digest(source))
 
 
@@ -222,10 +225,14 @@ def _only_class(module: ModuleType, where: str) -> type[Any]:
     if len(own) != 1:
         raise HarnessError(f"strategy file {where}: expected one class with run(lab), found {len(own)}")
     (cls,) = own
+    _frozen(cls, f"strategy file {where}")
+    return cls
+
+
+def _frozen(cls: Any, where: str) -> None:
     params = getattr(cls, "__dataclass_params__", None)
     if params is None or not params.frozen:
-        raise HarnessError(f"strategy file {where}: {cls.__name__} is not a frozen dataclass")
-    return cls
+        raise HarnessError(f"{where}: {getattr(cls, '__name__', cls)} is not a frozen dataclass")
 
 
 def _source_digest(source: bytes) -> str:

@@ -22,6 +22,14 @@ from tests.test_cli import harness
 GUIDE = (ROOT / "docs" / "suites.md").read_text()
 
 
+def test_a_file_that_is_called_by_its_name_alone_is_pointed_at(tmp_path, monkeypatch):
+    new_strategy("my_method", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert find("my_method.py").name == "my_method"
+    with pytest.raises(HarnessError, match=r"unknown strategy 'my_method'; did you mean the file 'my_method.py'\?"):
+        find("my_method")
+
+
 def test_the_guide_shows_the_file_that_new_writes():
     shown, *_ = re.findall(r"```yaml\n(.*?)```", GUIDE, re.S)
     assert shown == SUITE.replace("NAME", "mine")
