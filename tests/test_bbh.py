@@ -75,8 +75,11 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small(bbh, tmp_path_factory) -> Suite:
+    return over_the_fixture(bbh, tmp_path_factory.mktemp("suite"))
+
+
+def over_the_fixture(bbh: Suite, folder: Path) -> Suite:
     """The suite over the fixture's rows: the same but for the id lists and the pins."""
-    folder = tmp_path_factory.mktemp("suite")
     order = {"train": [2], "validation": [1], "test": [0, 2, 1]}
     (folder / "ids.json").write_text(json.dumps(dict.fromkeys(bbh.tasks, order)))
     data = bbh.data.model_copy(update={"ids": "ids.json", "sha256": {}})

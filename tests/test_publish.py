@@ -419,13 +419,15 @@ def test_fixture_survives_writing_and_reading(tmp_path):
     assert made.total_model_flops == made.identity.budget.flops == ONE_BUDGET // 2
 
 
-def test_a_suite_whose_rows_are_not_pinned_is_marked(tmp_path):
+def test_a_suite_whose_rows_are_not_pinned_is_marked(tmp_path, capsys):
     made = make_record()
     for unverified, folder in ((False, tmp_path / "pinned"), (True, tmp_path / "loose")):
         reports = made.reports.model_copy(update={"unverified": unverified})
         page(folder, made.model_copy(update={"reports": reports}))
         marked = {p.parent.name for p in (folder / "out").rglob("*.html") if "rows unpinned" in p.read_text()}
         assert bool(marked) is unverified, marked
+        show.tables(made.model_copy(update={"reports": reports}))
+        assert ("suite unverified" in " ".join(capsys.readouterr().out.split())) is unverified
 
 
 def test_what_task_files_measure_beside_the_score_is_on_the_runs_page(tmp_path, capsys):

@@ -18,7 +18,7 @@ from harness.show import listing
 from harness.suite import Suite, available, load_suite
 from tests.conftest import ROOT
 from tests.mirrors import build
-from tests.test_bbh import like
+from tests.test_bbh import like, over_the_fixture
 
 PUBLISHED = ("metamathqa", "mol-instructions", "msft-10", "numinamath", "tulu-bbh")
 # What committed results depend on: these two suites' digests must never move.
@@ -208,19 +208,21 @@ def _tokenizer(bos: bool):
     return tokenizer
 
 
-@pytest.mark.parametrize("name", [*PUBLISHED, "pocket"])
-def test_training_and_lm_eval_put_the_same_ids_before_the_model(rows, name):
+@pytest.mark.parametrize("name", [*PUBLISHED, "bbh", "pocket"])
+def test_training_and_lm_eval_put_the_same_ids_before_the_model(rows, name, mirror, tmp_path):
     """HFLM's own encoding of the prompt that lm-eval sends, against the ids that are trained on."""
     from lm_eval.models.huggingface import HFLM
 
-    suite = published(name)
-    test = load_rows(suite, "test") if name == "pocket" else rows(name)["test"]
+    if name in PUBLISHED:
+        train, test = (rows(name)[s] for s in ("train", "test"))
+    else:
+        suite = over_the_fixture(load_suite(name), tmp_path) if name == "bbh" else load_suite(name)
+        train, test = (load_rows(suite, s, mirror) for s in ("train", "test"))
     tokenizer = _tokenizer(bos=False)
     lm = HFLM(pretrained=str(asset("suites") / "pocket" / "model"), device="cpu", batch_size=2)
     found = parity.merged(parity.report(lm.tok_encode, tokenizer, {t: g}) for t, g in test.items())
     assert found["passed"], found["why"]
     assert found["prompts_equal"] == found["items"] == sum(min(64, len(g)) for g in test.values())
-    train = load_rows(suite, "train") if name == "pocket" else rows(name)["train"]
     items = tokenise(tokenizer, {t: g[:4] for t, g in train.items()}, 1 << 20)
     assert all(i.ids[-1] == tokenizer.eos_token_id for g in items.values() for i in g)
 
