@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -82,13 +83,16 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @cli.command()
 @run_options
-def run(options: tuple[str, ...], **values: Any) -> None:
+@option("--tracker", default=None, metavar="tensorboard|trackio|wandb", help="log each step there too")
+def run(options: tuple[str, ...], tracker: str | None, **values: Any) -> None:
     """Fine-tune under a strategy, score the answer, and write runs/<id>/record.json."""
-    from harness import progress, record, show
+    from harness import progress, record, show, tracking
     from harness.request import Request, prepare
     from harness.run import execute, finished
 
     progress.quiet()
+    if tracker is not None:
+        tracking.require(tracker)
     plan = prepare(Request(options=_pairs(options), **values))
     done = finished(plan)
     if done:
@@ -97,10 +101,28 @@ def run(options: tuple[str, ...], **values: Any) -> None:
         if asked not in ("auto", scorer):
             click.echo(f"harness: it was scored by {scorer}: harness score {plan.folder} --scorer {asked}", err=True)
     else:
-        with progress.Live(f"{plan.identity.strategy} on {plan.identity.suite}") as live:
-            done = execute(plan, live.watch, live.say)
+        with progress.Live(f"{plan.identity.strategy} on {plan.identity.suite}") as live, ExitStack() as stack:
+            done = execute(plan, _watchers(plan, live, tracker, stack), live.say)
     show.tables(record.read(done))
     click.echo(str(done))
+
+
+def _watchers(plan: Any, live: Any, tracker: str | None, stack: ExitStack) -> Callable[[Any], None]:
+    """What is told of each step: the live view, and the tracker if one was asked for."""
+    if tracker is None:
+        watch: Callable[[Any], None] = live.watch
+        return watch
+    from harness import tracking
+    from harness.progress import memory
+
+    config = plan.identity.model_dump(mode="json")
+    log = stack.enter_context(tracking.Tracker(tracker, plan.folder / "tracking", plan.id, config, live.say)).log
+
+    def both(state: Any) -> None:
+        live.watch(state)
+        log(state, memory())
+
+    return both
 
 
 @cli.command()

@@ -7,8 +7,9 @@ paid once per weights, a checkpoint exists once, and the path from the base to t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,11 @@ __all__ = ["Core", "Data", "Engine", "Progress"]
 
 @dataclass(frozen=True)
 class Progress:
-    """What a person watching the run sees after each step: FLOPs billed and allowed, and the step's own figures."""
+    """What a person watching the run sees after each step: FLOPs billed and allowed, and the step's own figures.
+
+    `line`: of the ledger, a place in the run that grows and that a resumed run finds again. `tasks`: the step's NLL per
+    supervised token by task; `mixture`: weights of the training that goes on; `phase`: train, or that of the open fork.
+    """
 
     billed: int
     cap: int
@@ -43,6 +48,11 @@ class Progress:
     tokens: int
     loss: float
     seconds: float
+    line: int = 0
+    lr: float = math.nan
+    tasks: Mapping[str, float] = field(default_factory=dict)
+    mixture: Mapping[str, float] = field(default_factory=dict)
+    phase: str = "train"
 
 
 Companion = Callable[[str], tuple[Engine, Data]]  # another model by name: its engine, and the data in its tokens
@@ -81,6 +91,8 @@ class Core(Standing):
         )
         self.companion = companion
         self.metric: Metric | None = None
+        self._by_task: dict[str, float] = {}
+        self._mixture: dict[str, float] = {}
         self.args = ""
         self.resumed: dict[str, Any] | None = None
         self.on_tick: Callable[[Stage | None], None] | None = None
@@ -121,6 +133,7 @@ class Core(Standing):
             weights=weights,
         )
         self.table.visit([i.id for i in items], [n / i.supervised for n, i in zip(done.nll, items, strict=True)])
+        self._by_task = _by_task(items, done.nll) if self.watch else {}
         return done.nll, Cost(bill.model, done.cost.hardware + hardware, bill.tokens)
 
     def rng(self, callback: str, step: int) -> np.random.Generator:
@@ -150,7 +163,9 @@ class Core(Standing):
         self.looks.observe(self.standing, self.verb)
         if self.watch:
             root = self.ledger.root
-            self.watch(Progress(root.spent, root.cap, step, tokens, loss, seconds))
+            lr, phase = self.clock.rate(self.clock.progress), getattr(self.ledger, "phase", None) or "train"
+            about = (len(root.entries), lr, self._by_task, self._mixture, phase)
+            self.watch(Progress(root.spent, root.cap, step, tokens, loss, seconds, *about))
 
     def tick(self, stage: Stage | None) -> None:
         """A moment at which a snapshot may be taken."""
@@ -184,7 +199,7 @@ class Core(Standing):
         self.trail.gold.prune(self.reachable)
         if fresh:
             self.engine.fresh_optimizer()
-        weights_now = {t: round(w, 6) for t, w in mixture.weights.items()}
+        weights_now = self._mixture = {t: round(w, 6) for t, w in mixture.weights.items()}
         mixtures = self.trail.mixtures
         if self.looks.spec is not None and (not mixtures or mixtures[-1]["weights"] != weights_now):
             mixtures.append({"billed_flops": self.ledger.root.spent, "weights": weights_now})
@@ -256,6 +271,16 @@ class Core(Standing):
         """Put an event into the record."""
         event = {"billed_flops": self.ledger.root.spent, "verb": verb, "note": note, "data": data}
         self.trail.events.append(event)
+
+
+def _by_task(items: Sequence[Item], nll: Sequence[float]) -> dict[str, float]:
+    """NLL per supervised token of each task that these items are of."""
+    sums: dict[str, list[float]] = {}
+    for item, loss in zip(items, nll, strict=True):
+        both = sums.setdefault(item.task, [0.0, 0.0])
+        both[0] += loss
+        both[1] += item.supervised
+    return {task: total / count for task, (total, count) in sorted(sums.items())}
 
 
 def _info(suite: Suite, task: str, train: list[Item], validation: list[Item]) -> TaskInfo:

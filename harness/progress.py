@@ -1,16 +1,26 @@
-"""What a person sees on stderr while a run goes on: billed share of the budget, ETA, loss, tokens/s."""
+"""What a person sees on stderr while a run goes on: billed share, ETA, tokens/s, memory, loss and weight by task."""
 
 from __future__ import annotations
 
 import os
+import resource
+import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
+from rich.live import Live as Screen
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
 
 from harness.core import Progress as State
+
+SMOOTH = 0.9  # of a task's loss from one step that holds it to the next
+WORST = 3
+WIDTH = 28
 
 
 def quiet() -> None:
@@ -26,33 +36,48 @@ def quiet() -> None:
         os.environ.setdefault(name, value)
 
 
+def memory() -> int:
+    """Bytes at the peak: of the GPU's allocator where one is in use, else of this process."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
 class Live:
-    """A live bar on a terminal; elsewhere one line for each tenth of the budget."""
+    """A live bar on a terminal, above it loss and weight of each task; elsewhere one line for each tenth of the budget."""
 
     def __init__(self, title: str) -> None:
         self.console = Console(stderr=True)
-        self.bar = Progress(
+        self.bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>5.1f} % of budget"),
-            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tokens/s"),
+            TextColumn(
+                "loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tokens/s  {task.fields[memory]:.1f} GB"
+            ),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
-            transient=True,
         )
-        self.task = self.bar.add_task(title, total=1.0, loss=float("nan"), speed=0.0)
+        self.task = self.bar.add_task(title, total=1.0, loss=float("nan"), speed=0.0, memory=0.0)
         self.title, self.started = title, time.monotonic()
         self.tokens, self.training, self.tenth = 0, 0.0, 0
+        self.losses: dict[str, float] = {}
+        self.weights: dict[str, float] = {}
+        self.screen = Screen(get_renderable=self.render, console=self.console, transient=True, refresh_per_second=4)
 
     def __enter__(self) -> Self:
-        self.bar.start()
+        if self.console.is_terminal:
+            self.screen.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.bar.stop()
+        if self.console.is_terminal:
+            self.screen.stop()
 
     def say(self, line: str) -> None:
         self.console.print(f"harness: {line}", highlight=False, markup=False, soft_wrap=True)
@@ -61,11 +86,36 @@ class Live:
         """One training step has been taken."""
         self.tokens += state.tokens
         self.training += state.seconds
-        share, speed = state.billed / state.cap, self.tokens / self.training
-        self.bar.update(self.task, completed=share, loss=state.loss, speed=speed)
+        self.weights = dict(state.mixture)
+        for task, loss in state.tasks.items():  # a step holds few examples of a task
+            self.losses[task] = loss + SMOOTH * (self.losses.get(task, loss) - loss)
+        share, speed, taken = state.billed / state.cap, self.tokens / max(self.training, 1e-9), memory() / 1e9
+        self.bar.update(self.task, completed=share, loss=state.loss, speed=speed, memory=taken)
         if not self.console.is_terminal and int(share * 10) > self.tenth:
             self.tenth = int(share * 10)
             eta = (time.monotonic() - self.started) / share * (1 - share)
             self.say(
-                f"{self.title}: {share:.0%} of budget, loss {state.loss:.3f}, {speed:,.0f} tokens/s, ETA {eta:,.0f} s"
+                f"{self.title}: {share:.0%} of budget, loss {state.loss:.3f}, {speed:,.0f} tokens/s, "
+                f"ETA {eta:,.0f} s, {taken:.1f} GB; {self.worst()}"
             )
+
+    def worst(self) -> str:
+        """The tasks of the mixture with the highest losses, smoothed."""
+        active = {t: loss for t, loss in self.losses.items() if self.weights.get(t, 0.0) > 0.0}
+        shown = sorted(active.items(), key=lambda pair: (-pair[1], pair[0]))[:WORST]
+        return f"{len(active)} task{'s' * (len(active) != 1)}: " + ", ".join(
+            f"{task} {loss:.2f}" for task, loss in shown
+        )
+
+    def render(self) -> RenderableType:
+        """Tasks in as many columns as there is room for, then the bar."""
+        rows = [
+            Text.assemble(
+                f"{task[:WIDTH]:{WIDTH}}",
+                (f"{loss:8.3f}", "bold" if self.weights.get(task, 0.0) else "dim"),
+                (f"{self.weights.get(task, 0.0):7.1%}", "dim"),
+            )
+            for task, loss in sorted(self.losses.items())
+        ]
+        heading = Text("loss and weight by task", style="dim")
+        return Group(heading, Columns(rows, padding=(0, 3)), self.bar) if rows else self.bar
