@@ -25,7 +25,7 @@ def test_the_summary_lists_what_is_new_changed_or_gone_and_nothing_else():
     base = [row("same"), row("moved", 0.5), row("gone")]
     head = [row("same"), row("moved", 0.53, "a b c"), row("new")]
     lines = pull_request.summary(base, head).splitlines()[2:]
-    assert [line.split(" | ")[1] for line in lines] == ["gone", "moved", "new"]
+    assert [line.split(" | ")[1] for line in lines] == [f"{name} lr 0.001" for name in ("gone", "moved", "new")]
     assert "+3.0" in lines[1]
     assert "+10.0 [+5.0, +15.0]" in lines[1]
     assert "removed" in lines[0]

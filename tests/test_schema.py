@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import record
+from harness import record, reference, refutation
 from harness.errors import HarnessError
 from harness.invariants import record as wrong
 from harness.record import SCHEMA_VERSION, read
@@ -39,6 +39,16 @@ def test_nothing_of_an_old_record_is_lost_when_it_is_written_again(path, tmp_pat
         return old == new
 
     assert within(raw, again)
+
+
+def test_refutations_and_references_of_every_version_load():
+    others = FORMS[0].parent / "others"
+    refuted = refutation.load(others / "refutation-1.json")
+    assert (refuted.refutes, refuted.record.scores.keys()) == ("0123456789abcdef", read(FORMS[0]).scores.keys())
+    brought = reference.load(others / "reference-1.json")
+    assert list(reference.problems(brought)) == []
+    assert {t: s.value for t, s in brought.scores.items()} == {"larger": 0.8, "last": 0.95}
+    assert (refutation.VERSION, reference.VERSION) == (1, 1), "a new version comes with a file of the old one"
 
 
 def test_a_version_of_tomorrow_is_one_line(tmp_path):

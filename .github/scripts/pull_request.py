@@ -32,7 +32,7 @@ def summary(base: list[dict[str, Any]], head: list[dict[str, Any]]) -> str:
         assert row is not None
         cells = [
             row["board"],
-            row["strategy"],
+            " ".join(filter(None, [row["strategy"], row["options"], f"lr {row['learning_rate']:g}"])),
             f"{row['budget']:g}x",
             _score(old),
             _score(new),
