@@ -9,18 +9,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from harness import ranks
 from harness.errors import RunFailed
 from harness.paths import digest, file_digest, write_atomic
 
 Tensors = dict[str, torch.Tensor]
 MEMORY_BYTES = 4 * 2**30  # of copies in host memory; more where a quarter of what is free is more
+ENGINE = ("model", "optimizer")  # groups of the engine's own tensors
 LIMIT = 64  # checkpoints of one run on disk at a time
 
 
@@ -59,8 +61,17 @@ def host_copy(tensors: Iterable[tuple[str, torch.Tensor]]) -> Tensors:
     return found
 
 
+def light(groups: Mapping[str, Tensors]) -> dict[str, Tensors]:
+    """What ranks without files get of a checkpoint or snapshot: all groups, those of the engine empty."""
+    return {name: {} if name.partition(".")[0] in ENGINE else tensors for name, tensors in groups.items()}
+
+
 class Store:
-    """A folder of checkpoints. Each holds named groups of tensors (`model`, `optimizer`) and a JSON state."""
+    """A folder of checkpoints. Each holds named groups of tensors (`model`, `optimizer`) and a JSON state.
+
+    Rank 0 has the folder. The stores of the other ranks know which checkpoints there are; what is in one comes from rank 0
+    when it is loaded, but for the engine's tensors, which stay there.
+    """
 
     def __init__(self, folder: Path, resume: bool = False) -> None:
         self.folder = folder
@@ -69,6 +80,9 @@ class Store:
         # What a snapshot refers to stays on disk until a later snapshot no longer does.
         self._durable: set[str] = set()
         self._garbage: set[str] = set()
+        self._elsewhere: set[str] = set()  # what rank 0 has, on another rank
+        if not ranks.main():
+            return
         if not resume:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,24 +92,35 @@ class Store:
 
     def names(self) -> list[str]:
         """Checkpoints that can be gone back to."""
-        found = {p.name.replace("-", ":") for p in self.folder.iterdir() if not p.name.endswith(".partial")}
-        return sorted(found - self._garbage)
+        return sorted(self._found() - self._garbage)
+
+    def _found(self) -> set[str]:
+        if not ranks.main():
+            return set(self._elsewhere)
+        return {p.name.replace("-", ":") for p in self.folder.iterdir() if not p.name.endswith(".partial")}
+
+    def _remove(self, name: str) -> None:
+        if ranks.main():
+            shutil.rmtree(self.path(name), ignore_errors=True)
+        self._elsewhere.discard(name)
 
     def __contains__(self, name: str) -> bool:
-        return self.path(name).is_dir() and name not in self._garbage
+        there = self.path(name).is_dir() if ranks.main() else name in self._elsewhere
+        return there and name not in self._garbage
 
     def settle(self) -> None:
         """A snapshot has been written: what it does not refer to may go."""
         for name in self._garbage:
-            shutil.rmtree(self.path(name), ignore_errors=True)
+            self._remove(name)
         self._garbage = set()
         self._durable = set(self.names())
 
     def resume(self, live: set[str]) -> None:
         """After a crash: exactly what the snapshot refers to is there, anything newer is made again."""
+        self._elsewhere = set() if ranks.main() else set(live)
         for name in self.names():
             if name not in live:
-                shutil.rmtree(self.path(name), ignore_errors=True)
+                self._remove(name)
         self._durable = set(live)
 
     def save(self, name: str, groups: dict[str, Tensors], state: dict[str, Any]) -> None:
@@ -103,9 +128,13 @@ class Store:
         size = sum(n_bytes(g) for g in groups.values())
         if name in self._garbage:
             self._garbage.discard(name)
-            shutil.rmtree(self.path(name), ignore_errors=True)
+            self._remove(name)
         if len(self.names()) >= LIMIT:
             raise RunFailed(f"this run holds {LIMIT} checkpoints already; a strategy keeps fewer")
+        if not ranks.main():
+            self._elsewhere.add(name)
+            self.peak = max(self.peak, len(self.names()))
+            return
         if shutil.disk_usage(self.folder).free < 2 * size:
             raise RunFailed(f"no free disk: a checkpoint needs {size / 1e6:.0f} MB; make room and run the same command")
         partial = self.folder / (self.path(name).name + ".partial")
@@ -124,7 +153,14 @@ class Store:
             self._memory[name] = (groups, state)
 
     def load(self, name: str) -> tuple[dict[str, Tensors], dict[str, Any]]:
-        """Groups and state of a checkpoint, from memory or from disk after its checksums held."""
+        """Groups and state of a checkpoint, from memory or from disk after its checksums held; on rank 0 all of it."""
+        if not ranks.main():
+            return ranks.first(({}, {}))
+        groups, state = self._load(name)
+        ranks.first((light(groups), state))
+        return groups, state
+
+    def _load(self, name: str) -> tuple[dict[str, Tensors], dict[str, Any]]:
         if name in self._memory:
             return self._memory[name]
         path = self.path(name)
@@ -143,4 +179,4 @@ class Store:
         if name in self._durable:
             self._garbage.add(name)
         else:
-            shutil.rmtree(self.path(name), ignore_errors=True)
+            self._remove(name)

@@ -86,15 +86,31 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @option("--tracker", default=None, metavar="tensorboard|trackio|wandb", help="log each step there too")
 def run(options: tuple[str, ...], tracker: str | None, **values: Any) -> None:
     """Fine-tune under a strategy, score the answer, and write runs/<id>/record.json."""
-    from harness import progress, record, show, tracking
-    from harness.request import Request, prepare
-    from harness.run import execute, finished
+    from harness import progress, ranks, tracking
 
     progress.quiet()
     if tracker is not None:
         tracking.require(tracker)
-    plan = prepare(Request(options=_pairs(options), **values))
+    with ranks.together():
+        done = _run(options, tracker, values)
+    if ranks.main():
+        from harness import record, show
+
+        show.tables(record.read(done))
+        click.echo(str(done))
+
+
+def _run(options: tuple[str, ...], tracker: str | None, values: dict[str, Any]) -> Path:
+    """The run on this rank; the path of its record."""
+    from harness import progress, ranks, record
+    from harness.request import Request, prepare
+    from harness.run import execute, finished
+
+    with ranks.main_first():
+        plan = prepare(Request(options=_pairs(options), **values))
     done = finished(plan)
+    if not ranks.main():
+        return done or execute(plan)
     if done:
         click.echo(f"harness: run {plan.id} is already done (--force runs it again)", err=True)
         scorer, asked = record.read(done).reports.scorer, plan.request.scorer
@@ -103,8 +119,7 @@ def run(options: tuple[str, ...], tracker: str | None, **values: Any) -> None:
     else:
         with progress.Live(f"{plan.identity.strategy} on {plan.identity.suite}") as live, ExitStack() as stack:
             done = execute(plan, _watchers(plan, live, tracker, stack), live.say)
-    show.tables(record.read(done))
-    click.echo(str(done))
+    return done
 
 
 def _watchers(plan: Any, live: Any, tracker: str | None, stack: ExitStack) -> Callable[[Any], None]:
@@ -414,5 +429,8 @@ def main() -> NoReturn:
 
 
 def _exit(message: str, code: int) -> NoReturn:
-    click.echo(f"harness: {' '.join(message.split())}", err=True)
+    from harness import ranks
+
+    if ranks.speaks():
+        click.echo(f"harness: {ranks.name()}{' '.join(message.split())}", err=True)
     sys.exit(code)

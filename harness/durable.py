@@ -14,13 +14,13 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from harness import checkpoint, journal, ledger
+from harness import checkpoint, journal, ledger, ranks
 from harness.checkpoint import Tensors
 from harness.errors import HarnessError
 from harness.paths import file_digest, write_atomic
@@ -54,11 +54,17 @@ class Snapshots:
         self._last, self._took = time.monotonic(), 0.0
 
     def due(self) -> bool:
+        """Whether rank 0's clock says so."""
         # A large model's snapshot takes long: it may cost a twentieth of the time at most.
-        return time.monotonic() - self._last >= (max(self.every, 20 * self._took) if self.every else 0.0)
+        return ranks.first(time.monotonic() - self._last >= (max(self.every, 20 * self._took) if self.every else 0.0))
 
     def write(self, verbs: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], book: ledger.Ledger) -> None:
-        """Write a snapshot beside the old one, then point to it; a kill at any moment leaves one of them whole."""
+        """Write a snapshot beside the old one, then point to it; a kill at any moment leaves one of them whole.
+
+        Rank 0 does; the others have taken part in getting the tensors there.
+        """
+        if not ranks.main():
+            return
         started = time.monotonic()
         self.folder.mkdir(exist_ok=True)
         book.sync()
@@ -120,6 +126,12 @@ def load(folder: Path) -> Point | None:
     )
 
 
+def agreed(point: Point | None) -> Point | None:
+    """Rank 0's point on every rank; the engine's tensors stay where they are."""
+    told = ranks.first(point and replace(point, tensors=checkpoint.light(point.tensors)))
+    return point if ranks.main() else told
+
+
 def cut(folder: Path, point: Point) -> None:
     """Cut journal and ledger back together to the durable point."""
     write_atomic(folder / "journal.jsonl", "".join(journal.seal(line) + "\n" for line in point.replay))
@@ -150,8 +162,10 @@ _counts: dict[str, int] = {}
 def fault(where: str) -> None:
     """For tests: HARNESS_FAULT=kill@WHERE:N kills this process with SIGKILL at the N-th time it comes by (from 1).
 
-    full@WHERE:N raises what writing to a full disk raises, once.
+    full@WHERE:N raises what writing to a full disk raises, once. Of several ranks only HARNESS_FAULT_RANK (0) is struck.
     """
+    if ranks.number() != int(os.environ.get("HARNESS_FAULT_RANK", 0)):
+        return
     kind, _, asked = os.environ.get("HARNESS_FAULT", "").partition("@")
     place, _, count = asked.partition(":")
     if kind not in ("kill", "full") or place != where:

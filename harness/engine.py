@@ -10,7 +10,8 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +21,8 @@ from accelerate.utils import set_seed
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness import attention, fitting, supervised
-from harness.checkpoint import Tensors, host_copy
+from harness import attention, fitting, ranks, sharding, supervised
+from harness.checkpoint import Tensors
 from harness.data import Item
 from harness.errors import HarnessError, RunFailed
 from harness.fitting import MICRO_TOKENS
@@ -81,8 +82,10 @@ class Engine:
             self.accelerator = Accelerator(cpu=True, mixed_precision="no")
         else:
             self.accelerator = Accelerator(mixed_precision="bf16")
-        if self.accelerator.num_processes > 1:
-            raise HarnessError("several processes: not supported by this version; start one process")
+        if self.accelerator.num_processes != ranks.count():
+            raise HarnessError(f"{self.accelerator.num_processes} processes: only `harness run` works with several")
+        if ranks.sharded() and bf16_moments:
+            raise HarnessError("train.bf16_moments: not with FSDP2, which cuts the moments over the ranks already")
         set_seed(seed)
         self.folder, self.arch, self.spec = folder, arch.lora(lora.r) if lora else arch, optimizer
         self.lora, self.checkpointing = lora, checkpointing
@@ -95,7 +98,9 @@ class Engine:
         if lora:
             inject(lm, lora, seed)
         self.compiled = supervised.compile_blocks(lm, self.device)
-        self.model = self.accelerator.prepare(SupervisedLM(lm).train())
+        kind = sharding.Shards if ranks.sharded() else sharding.Replicas
+        self.layout = kind(self.accelerator, SupervisedLM(lm).train())
+        self.model = self.layout.model
         self._start: Tensors | None = self.weights() if lora else None
         trained = [p for p in self.model.parameters() if p.requires_grad]
         spec = self.spec
@@ -113,8 +118,13 @@ class Engine:
         return device
 
     @property
+    def whole(self) -> Any:
+        """The `SupervisedLM` that looks go through: on every rank, at the weights that stand."""
+        return self.layout.whole
+
+    @property
     def lm(self) -> Any:
-        return self.accelerator.unwrap_model(self.model).lm
+        return self.whole.lm
 
     def fresh_optimizer(self) -> None:
         """AdamW with empty moments: the same object, for accelerate would keep every one that it has prepared."""
@@ -127,6 +137,12 @@ class Engine:
         for pack in packs(items, fitting.micro_tokens(self), pad, self.flat):
             yield pack.to(self.device)
 
+    def share(self, items: Sequence[Item]) -> Iterator[Pack]:
+        """This rank's micro-batches of items; with one process, all."""
+        mine = ranks.share([item.tokens for item in items])
+        for pack in self.packs([items[i] for i in mine]):
+            yield replace(pack, items=tuple(mine[i] for i in pack.items))
+
     def recompute(self) -> None:
         """Recompute activations from now on."""
         supervised.recompute(self.lm)
@@ -135,6 +151,7 @@ class Engine:
     def fitted(self, items: Sequence[Item], work: Callable[[], Found]) -> Found:
         """`work` on these items, again in smaller parts as long as it runs out of memory."""
         longest = max((item.tokens for item in items), default=0)
+        # What no rank waits for can be done again by one alone.
         return fitting.refitted(self, longest, work, self.optimizer.zero_grad)
 
     def step(
@@ -159,10 +176,10 @@ class Engine:
         """
         frame = Frame(items, references, lr, scope.progress if scope else progress, scope)
         try:
-            nll, hardware = self.fitted(
-                items, lambda: self._backward(items, frame, objective, example_weights, others or {}, weights)
-            )
-            norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), self.spec.clip))
+            work = partial(self._backward, items, frame, objective, example_weights, others or {}, weights)
+            nll, hardware = work() if ranks.sharded() else self.fitted(items, work)
+            nll, hardware = self.layout.summed(nll, hardware)
+            norm = self.layout.clip(self.spec.clip)
             if not math.isfinite(norm) or not bool(torch.isfinite(nll).all()):
                 raise RunFailed("the loss is not finite")
         except BaseException:
@@ -172,6 +189,7 @@ class Engine:
             group["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.layout.moved()
         return Step(tuple(nll.tolist()), norm, self.training_cost(items, hardware))
 
     def _backward(
@@ -183,30 +201,33 @@ class Engine:
         others: Mapping[Any, Tensors] | None = None,
         given: Sequence[float] | None = None,
     ) -> tuple[torch.Tensor, int]:
-        """Accumulate the gradient of one effective batch; summed NLL by item, and the hardware FLOPs."""
+        """Accumulate the gradient of this rank's share of a batch; summed NLL by item, 0 elsewhere, and hardware FLOPs."""
         total = sum(item.supervised for item in items)
         nll = torch.zeros(len(items), dtype=torch.float64)
-        parts = list(self.packs(items))
+        parts = list(self.share(items))
         weights, hardware = frame.weights, 0
         fixed = None if given is None else torch.tensor(given, dtype=torch.float64)
-        if weighting and weights is None and len(parts) > 1:
+        if weighting and weights is None and (len(parts) > 1 or ranks.count() > 1):
             seen, hardware = self.evaluate(items)
-            weights = frame.weights = weights_of(
-                weighting, frame, torch.tensor([s.nll for s in seen], dtype=torch.float64)
-            )
-        for pack in parts:
+            hardware = hardware if ranks.main() else 0
+            sums = torch.tensor([s.nll for s in seen], dtype=torch.float64)
+            # Every rank asks, for what the callback remembers; rank 0's numbers count.
+            weights = frame.weights = ranks.first(weights_of(weighting, frame, sums))
+        for pack, counts in self.layout.turns(parts, lambda: next(self.packs(items[:1]))):
             seen_by, more = self._logits(pack, others or {})
             rows = 0 if objective else supervised.loss_rows(len(pack.targets), self.vocabulary, self.device.type)
             with self.accelerator.autocast(), supervised.compiled(self.compiled):
                 scores = self.model(pack, rows) if rows else self.model(pack)
             tokens = Tokens(scores, pack.targets, pack.owner, pack.items, frame, seen_by, scores if rows else None)
-            nll[list(pack.items)] = by_owner(tokens.nll.detach(), pack)
+            if counts:
+                nll[list(pack.items)] = by_owner(tokens.nll.detach(), pack)
             if weighting and weights is None:
                 weights = frame.weights = weights_of(weighting, frame, nll)
             losses = token_losses(tokens, objective)
             for factor in (weights, fixed):
                 losses = losses if factor is None else losses * factor.to(losses)[tokens.example]
-            self.accelerator.backward(losses.sum() / total)
+            loss = losses.sum() / total
+            self.accelerator.backward(loss if counts else 0 * loss)
             hardware += more + self._gradient_cost(pack, again=bool(rows))
         return nll, hardware
 
@@ -226,21 +247,21 @@ class Engine:
         """Logits (S, V) of a micro-batch under other weights, by their name; second: the hardware FLOPs."""
         found = {}
         for name, tensors in others.items():
-            with self.wearing(tensors), self.accelerator.autocast():
-                found[name] = self.model(pack)
+            with self._wearing(tensors), self.accelerator.autocast():
+                found[name] = self.whole(pack)
         return found, len(others) * self.arch.padded_forward(*pack.shape, len(pack.targets), pack.pairs)
 
     def evaluate(self, items: Sequence[Item]) -> tuple[list[Seen], int]:
         """Loss and teacher-forced match of each item from one forward pass; second: the hardware FLOPs."""
-        return self.fitted(items, lambda: self._evaluate(items))
+        return ranks.joined(*self.fitted(items, lambda: self._evaluate(items)))
 
     @torch.no_grad()
-    def _evaluate(self, items: Sequence[Item]) -> tuple[list[Seen], int]:
+    def _evaluate(self, items: Sequence[Item]) -> tuple[list[Seen | None], int]:
         seen: list[Seen | None] = [None] * len(items)
         hardware = 0
-        model = self.accelerator.unwrap_model(self.model)
-        head = self.lm.get_output_embeddings()
-        for pack in self.packs(items):
+        model = self.whole
+        head = model.lm.get_output_embeddings()
+        for pack in self.share(items):
             with self.accelerator.autocast():
                 hidden = model.hidden(pack)
                 parts = []
@@ -254,7 +275,7 @@ class Engine:
             for k, i in enumerate(pack.items):
                 seen[i] = Seen(float(sums[k]), items[i].supervised, float(misses[k]) == 0.0)
             hardware += self.arch.padded_forward(*pack.shape, len(pack.targets), pack.pairs)
-        return [s for s in seen if s is not None], hardware
+        return seen, hardware
 
     def training_cost(self, items: Sequence[Item], hardware: int = 0) -> Cost:
         model = sum(self.arch.train_step(item.tokens, item.supervised) for item in items)
@@ -269,33 +290,42 @@ class Engine:
         return sum(self.arch.generate(len(item.ids) - item.supervised, new) for item in items)
 
     def weights(self) -> Tensors:
-        """A copy of the trainable weights in host memory."""
-        return host_copy((n, p) for n, p in self.lm.named_parameters() if p.requires_grad)
+        """A copy of the trainable weights in host memory: on rank 0, which keeps what is kept; others get none."""
+        return sharding.fetch(self.layout.trained())
 
-    @torch.no_grad()
     def load_weights(self, tensors: Tensors) -> None:
-        for name, parameter in self.lm.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(tensors[name])
+        """Rank 0's tensors into the model of every rank."""
+        sharding.put_all(self.layout.trained(), tensors)
+        self.layout.moved()
 
     @contextmanager
     def wearing(self, tensors: Tensors) -> Iterator[None]:
-        """Other weights for a while; ours, their gradients and the optimizer are not touched, only set aside."""
-        mine = {n: p.data for n, p in self.lm.named_parameters() if p.requires_grad}
-        for name, parameter in self.lm.named_parameters():
+        """Other weights, which rank 0 has, for a while; ours, gradients and optimizer are not touched, only set aside."""
+        if ranks.count() > 1:
+            worn = {n: torch.empty_like(p) for n, p in self.lm.named_parameters() if p.requires_grad}
+            sharding.put_all(worn, tensors)
+            tensors = worn
+        with self._wearing(tensors):
+            yield
+
+    @contextmanager
+    def _wearing(self, tensors: Tensors) -> Iterator[None]:
+        lm = self.lm
+        mine = {n: p.data for n, p in lm.named_parameters() if p.requires_grad}
+        for name, parameter in lm.named_parameters():
             if parameter.requires_grad:
                 parameter.data = tensors[name].to(parameter)
         try:
             yield
         finally:
-            for name, parameter in self.lm.named_parameters():
+            for name, parameter in lm.named_parameters():
                 if name in mine:
                     parameter.data = mine[name]
 
     def base(self) -> Tensors:
         """The trainable weights as the run began: the model's own folder, or under LoRA the adapters as drawn."""
-        if self._start is not None:
-            return self._start
+        if self._start is not None or not ranks.main():
+            return self._start or {}
         lm = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
         return {n: p.detach() for n, p in lm.named_parameters()}
 
@@ -303,29 +333,36 @@ class Engine:
         self.load_weights(self.base())
 
     def moments(self) -> Tensors:
-        """A copy of the optimizer's state in host memory, as `index.name` tensors; empty before the first step."""
+        """A copy of the optimizer's state in rank 0's host memory, `index.name` tensors; empty before the first step."""
         state = self.optimizer.state_dict()["state"]
-        return host_copy((f"{i}.{k}", v) for i, row in state.items() for k, v in row.items())
+        return sharding.fetch({f"{i}.{k}": v for i, row in state.items() for k, v in row.items()})
 
     def load_moments(self, tensors: Tensors) -> None:
+        """Rank 0's tensors into the optimizer of every rank."""
         self.fresh_optimizer()
-        if tensors:
-            state: dict[int, dict[str, torch.Tensor]] = {}
-            for key, value in tensors.items():
-                index, _, name = key.partition(".")
-                state.setdefault(int(index), {})[name] = value.clone()
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        shapes = ranks.first({key: (value.shape, value.dtype) for key, value in tensors.items()})
+        if not shapes:
+            return
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        parameters = list(self.layout.trained().values())
+        for key, (shape, dtype) in shapes.items():
+            index, _, name = key.partition(".")
+            state.setdefault(int(index), {})[name] = sharding.like(parameters[int(index)], shape, dtype)
+            sharding.put(state[int(index)][name], tensors.get(key))
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def save_pretrained(self, folder: Path) -> None:
-        """A plain transformers checkpoint; adapters are merged in the file only."""
-        (merged(self.lm, self.folder) if self.lora else self.lm).save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        """A plain transformers checkpoint, by rank 0; adapters are merged in the file only."""
+        lm = self.lm
+        if ranks.main():
+            (merged(lm, self.folder) if self.lora else lm).save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
 
     def release(self) -> None:
         """Leave a GPU to the scoring: weights go to the host, moments are dropped. Nothing can be run afterwards."""
         if self.device.type == "cuda":
-            self.model.to("cpu")
-            del self.optimizer
+            self.layout.release()
+            del self.model, self.optimizer
             self.accelerator.free_memory()
             torch.cuda.empty_cache()

@@ -15,8 +15,8 @@ from harness.suite import Suite
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "lm_eval", "peft", "numpy", "safetensors")
 
 
-def describe(suite: Suite, model: Model, revisions: Mapping[str, str | None]) -> record.Environment:
-    """The environment of this process; `revisions` are those of the data sets as they were read."""
+def describe(suite: Suite, model: Model, revisions: Mapping[str, str | None], ranks: int = 1) -> record.Environment:
+    """The environment of this process, one of `ranks`; `revisions` are those of the data sets as they were read."""
     import torch
 
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"cpu ({platform.machine()})"
@@ -26,6 +26,7 @@ def describe(suite: Suite, model: Model, revisions: Mapping[str, str | None]) ->
         python=platform.python_version(),
         device=device,
         threads=torch.get_num_threads(),
+        ranks=ranks if ranks > 1 else None,
         model_revision=model.revision,
         data_revisions=suite.hubs | dict(revisions),
         template_sha256=suite.template_sha256,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from harness import ranks
 from harness.engine import MICRO_TOKENS, Engine
 from harness.errors import RunFailed
 from harness.ledger import Cost
@@ -76,11 +77,11 @@ def generate(
     lm, training = engine.lm, engine.lm.training
     lm.eval()  # in training mode, gradient checkpointing would switch the cache off
     try:
-        for batch in _batches([r for group in groups for r in group], max_new_tokens, MICRO_TOKENS[engine.device.type]):
-            for cost in _decode(engine, batch, rule):
-                if meter:
-                    meter(cost)
-                spent += cost
+        batches = _batches([r for group in groups for r in group], max_new_tokens, MICRO_TOKENS[engine.device.type])
+        for cost in _passes(engine, batches, rule):
+            if meter:
+                meter(cost)
+            spent += cost
     finally:
         lm.train(training)
     return [[row.new for row in group] for group in groups], spent
@@ -114,6 +115,26 @@ def _batches(rows: Sequence[_Row], limit: int, micro_tokens: int) -> Iterator[li
         same = [row for row in rows if len(row.prompt) == length]
         size = max(1, micro_tokens // (length + limit))
         yield from (same[start : start + size] for start in range(0, len(same), size))
+
+
+def _passes(engine: Engine, batches: Iterator[list[_Row]], rule: _Rule) -> Iterator[Cost]:
+    """Run all batches; the cost of every pass, in the order in which one process makes them.
+
+    Ranks are dealt whole batches and run them to the end before a meter is told; beyond a cap that it finds, what was
+    computed is thrown away.
+    """
+    if ranks.count() == 1:
+        for batch in batches:
+            yield from _decode(engine, batch, rule)
+        return
+    dealt = list(batches)
+    found: list[tuple[list[Cost], list[list[int]]] | None] = [None] * len(dealt)
+    for k in ranks.share([len(batch) * (len(batch[0].prompt) + rule.limit) for batch in dealt]):
+        found[k] = (list(_decode(engine, dealt[k], rule)), [row.new for row in dealt[k]])
+    for batch, (costs, texts) in zip(dealt, ranks.joined(found, 0)[0], strict=True):
+        for row, new in zip(batch, texts, strict=True):
+            row.new = new
+        yield from costs
 
 
 @torch.no_grad()

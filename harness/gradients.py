@@ -183,7 +183,7 @@ class Gradients:
         """One micro-batch, whose documents are the items `which`, forward and backward."""
         engine, items, modules = self.engine, [self.items[i] for i in which], list(dict.fromkeys(matrices.values()))
         with _caught(modules) as (entered, left), engine.accelerator.autocast():
-            scores = engine.accelerator.unwrap_model(engine.model)(pack)
+            scores = engine.whole(pack)
         nll = nn.functional.cross_entropy(scores.float(), pack.targets, reduction="none")
         share = torch.tensor([1.0 / item.supervised for item in items], device=nll.device)
         wanted = [*(left[module] for module in modules), *rest.values()]

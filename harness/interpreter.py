@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness import ranks
 from harness.errors import HarnessError
 
 VARIABLE = "HARNESS_VLLM_PYTHON"
@@ -65,7 +66,7 @@ class Interpreter:
             (shelf / _PACKAGE.name).symlink_to(_PACKAGE, target_is_directory=True)
             here = [str(shelf)]
         # Safe path: a file of the user's folder called like a module must not stand in its way.
-        return os.environ | {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, here))}
+        return ranks.alone(os.environ) | {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, here))}
 
 
 def vllm_interpreter(asked: Path | None = None) -> Interpreter:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import ranks
 from harness.core import Core
 from harness.errors import HarnessError, RunFailed
 from harness.loop import Update
@@ -99,7 +100,7 @@ def gatherer(core: Core, mixture: Mixture, factor: int, select: Select) -> Calla
 
     def gather(step: int, reserve: int) -> list[Update]:
         pool = Pool(core, core.sampler.draw(mixture, factor * batch), mixture, batch, step, reserve)
-        return _updates(select(pool), pool)
+        return ranks.first(_updates(select(pool), pool))
 
     return gather
 

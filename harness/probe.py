@@ -1,4 +1,7 @@
-"""Looks through the model without a gradient: log-probabilities of the gold tokens, and distributions over tokens."""
+"""Looks through the model without a gradient: log-probabilities of the gold tokens, and distributions over tokens.
+
+Each rank looks at its share of the items; None stands for what is another rank's.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ def _logp(engine: Engine, items: Sequence[Item]) -> Iterator[tuple[Array, torch.
 
     The tokens of one item come in their order.
     """
-    model, head = engine.accelerator.unwrap_model(engine.model), engine.lm.get_output_embeddings()
-    for pack in engine.packs(items):
+    model, head = engine.whole, engine.lm.get_output_embeddings()
+    for pack in engine.share(items):
         hardware = engine.arch.padded_forward(*pack.shape, len(pack.targets), pack.pairs)
         owner = np.array(pack.items)[pack.owner.cpu().numpy()]
         with engine.accelerator.autocast():
@@ -45,11 +48,12 @@ class _Rows:
         for start, part in zip(starts, np.split(values.cpu().numpy(), cuts), strict=True):
             self.parts[owner[start]].append(part)
 
-    def arrays(self) -> list[Array]:
-        return [np.concatenate(parts) for parts in self.parts]
+    def arrays(self) -> list[Array | None]:
+        """None for an item that is another rank's."""
+        return [np.concatenate(parts) if parts else None for parts in self.parts]
 
 
-def logprobs(engine: Engine, items: Sequence[Item]) -> tuple[list[Array], int]:
+def logprobs(engine: Engine, items: Sequence[Item]) -> tuple[list[Array | None], int]:
     """Log-probability of each supervised token, (S_i,) fp32 by item; second: the hardware FLOPs."""
     rows, hardware = _Rows(items), 0
     for owner, gold, logp, cost in _logp(engine, items):
@@ -60,7 +64,7 @@ def logprobs(engine: Engine, items: Sequence[Item]) -> tuple[list[Array], int]:
 
 def distributions(
     engine: Engine, items: Sequence[Item], top_k: int = 64, support: Sequence[Array] | None = None
-) -> tuple[list[Distribution], int]:
+) -> tuple[list[Distribution | None], int]:
     """The `top_k` most likely tokens at each supervised token, or exactly those of `support` ((S_i, k) ids by item)."""
     vocabulary = int(engine.lm.get_output_embeddings().weight.shape[0])
     wanted = None if support is None else _support(items, support, vocabulary)
@@ -81,8 +85,9 @@ def distributions(
         values.add(owner, logp.gather(1, columns))
         tails.add(owner, logp.scatter(1, columns, -torch.inf).exp().sum(-1))
         hardware += cost
-    joined = zip(ids.arrays(), values.arrays(), tails.arrays(), strict=True)
-    return [Distribution(*three) for three in joined], hardware
+    three = zip(ids.arrays(), values.arrays(), tails.arrays(), strict=True)
+    mine = [Distribution(i, v, t) if i is not None and v is not None and t is not None else None for i, v, t in three]
+    return mine, hardware
 
 
 def _support(items: Sequence[Item], support: Sequence[Array], vocabulary: int) -> list[Array]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from harness import ranks
 from harness.core import Core
 from harness.data import Item
 from harness.errors import HarnessError, NoRoom
@@ -192,7 +193,7 @@ class Handle:
             if project is not None and project in self.paid:
                 compute()
             before = hardware()
-            return compute()
+            return ranks.first(compute())  # each rank computes all of it
 
         result = core.look_through(self.weights, computed)
         if _size(result) > RESULT_BYTES:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from harness.errors import HarnessError
 from harness.paths import digest, write_atomic
@@ -52,6 +52,7 @@ class Environment(_Part):
     python: str
     device: str
     threads: int
+    ranks: PositiveInt | None = None  # processes that trained together, if several
     model_revision: str
     data_revisions: dict[str, str | None]
     template_sha256: str

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import yaml
 
-from harness import RULES_VERSION, __version__, durable, environment, record
+from harness import RULES_VERSION, __version__, durable, environment, ranks, record
 from harness.core import Core, Progress
 from harness.errors import BudgetExhausted, HarnessError, RunFailed, disk_is_full
 from harness.journal import Journal
@@ -58,6 +58,12 @@ def _take(handle: IO[str], folder: Path) -> bool:
 def finished(plan: Plan) -> Path | None:
     """The record of an identical run that ended well, unless --force."""
     path = plan.folder / "record.json"
+    if not ranks.main():
+        return ranks.first(None)
+    return ranks.first(_finished(plan, path))
+
+
+def _finished(plan: Plan, path: Path) -> Path | None:
     if plan.request.force or not path.exists():
         return None
     try:
@@ -75,7 +81,12 @@ def execute(
     """Do the run and return the path of its record. Raises RunFailed after writing a record that says so.
 
     `patience`: seconds to wait for the process that holds the run directory, an earlier attempt's on a lost machine.
+    Of several ranks, rank 0 has the run's folder and its lock; the others end with the training.
     """
+    ranks.same("the run", plan.id)
+    if not ranks.main():
+        _Run(plan, None, lambda _: None, durable.agreed(None)).train()
+        return plan.folder / "record.json"
     folder = plan.folder
     size = sum(p.stat().st_size for p in plan.model.folder.glob("*.safetensors"))
     plan.request.runs.mkdir(parents=True, exist_ok=True)
@@ -88,7 +99,7 @@ def execute(
         (folder / "record.json").unlink(missing_ok=True)
         write_atomic(folder / "config.yaml", yaml.safe_dump(_config(plan), sort_keys=False))
         try:
-            return _Run(plan, watch, say, point).go()
+            return _Run(plan, watch, say, durable.agreed(point)).go()
         except Exception as error:
             if disk_is_full(error):
                 raise RunFailed(
@@ -153,6 +164,7 @@ class _Run:
         self.score: dict[str, Any] = {"scores": {}, "overlap": {}, "scorer": None}
         self.base: dict[str, float] = {}
         self.weights: str | None = None
+        self.ranks = ranks.count()
         self.service: Any = None
 
     def go(self) -> Path:
@@ -161,6 +173,8 @@ class _Run:
             self.say("scoring the answer")
             self.score = self.scoring(self.folder / "final", self.folder)
             self.base = self.base_scores()
+        except ranks.RankLost:
+            raise  # as if this rank had been killed with the other
         except HarnessError as error:
             self.write("failed", str(error))
             raise
@@ -177,10 +191,12 @@ class _Run:
         from harness.setup import build
 
         plan, point = self.plan, self.point
-        self.service = begin_ahead(plan.request.scorer, plan.request.vllm_python, self.say)
+        if ranks.main():
+            self.service = begin_ahead(plan.request.scorer, plan.request.vllm_python, self.say)
+        book, lines = (self.folder / f"{name}.jsonl" if ranks.main() else None for name in ("ledger", "journal"))
         finished, again = (point.replay, point.expected) if point else ([], [])
-        journal = Journal(self.folder / "journal.jsonl", finished, again)
-        ledger = Ledger(plan.identity.budget.flops, self.folder / "ledger.jsonl", point.entries if point else ())
+        journal = Journal(lines, finished, again)
+        ledger = Ledger(plan.identity.budget.flops, book, point.entries if point else ())
         self.core, engine = build(plan, ledger, self.watch, point)
         session = Session(self.core, journal, durable.Snapshots(self.folder), point)
         lab = RunLab(self.core, session, plan.request.seed)
@@ -194,6 +210,8 @@ class _Run:
         except Exception as error:
             if disk_is_full(error):
                 raise
+            if ranks.lost(error):
+                raise ranks.RankLost(str(error)) from error
             (self.folder / "error.txt").write_text(traceback.format_exc())
             raise RunFailed(
                 f"strategy {plan.request.strategy} failed: {type(error).__name__}: {error} (see error.txt)"
@@ -210,11 +228,15 @@ class _Run:
             core.restore(core.trail.answer, "fresh")
         core.looks.observe(core.standing, core.verb, last=True)
         final = self.folder / "final"
-        shutil.rmtree(final, ignore_errors=True)
+        if ranks.main():
+            shutil.rmtree(final, ignore_errors=True)
         engine.save_pretrained(final)
-        self.weights = digest({p.name: file_digest(p) for p in sorted(final.glob("*.safetensors"))})
+        if ranks.main():
+            self.weights = digest({p.name: file_digest(p) for p in sorted(final.glob("*.safetensors"))})
+        self.ranks = ranks.count()
         engine.release()
         ledger.close()
+        ranks.leave()
         return status
 
     def scoring(self, folder: Path, work: Path) -> dict[str, Any]:
@@ -249,7 +271,7 @@ class _Run:
         data = dict(plan.identity.data_sha256)
         if "test_sha256" in self.score:
             data["test"] = self.score["test_sha256"]
-        env = environment.describe(plan.suite, plan.model, plan.revisions)
+        env = environment.describe(plan.suite, plan.model, plan.revisions, self.ranks)
         made = record.Record(
             schema_version=record.SCHEMA_VERSION,
             rules_version=RULES_VERSION,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness import ranks
 from harness.api import HarnessError
 from harness.checkpoint import Store, Tensors
 from harness.corpus import Data
@@ -126,7 +127,7 @@ class Standing:
         return self.available(weights) or (self.outer is not None and self.outer.reachable(weights))
 
     def weights_at(self, weights: str) -> Tensors:
-        """A checkpoint's weights. Raises HarnessError if it was released."""
+        """A checkpoint's weights, which rank 0 has. Raises HarnessError if it was released."""
         if weights in self._others:
             return self._others[weights]
         if weights == self.base:
@@ -151,7 +152,7 @@ class Standing:
     def _other(self, weights: str) -> Tensors:
         """Weights that an objective compares with, held until the next stage."""
         if weights not in self._others:
-            self._others[weights] = self.weights_at(weights)
+            self._others[weights] = ranks.everywhere(self.weights_at(weights))
         return self._others[weights]
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from harness import ranks
 from harness.api import HarnessError
 from harness.core import Core
 from harness.durable import fault
@@ -69,6 +70,7 @@ class Verbs:
         if name != "join":
             session.require_top(self._core)
         key = digest(args)[:16]
+        ranks.same(f"verb {self._journal.verbs}", (name, key), NonDeterministicStrategy)
         line = self._journal.recall(name, key)
         if line is not None:
             self._raise_again(line["exhausted"])
@@ -91,7 +93,9 @@ class Verbs:
             self.seconds_inside += time.perf_counter() - started
             core.ledger.root.flush()
         fault("computed")
-        encoded = encode(result)
+        encoded = ranks.first(encode(result))
+        if not ranks.main():
+            result = decode(encoded)  # no rank can branch differently
         self._journal.check(name, key, encoded)
         self._journal.append(name, key, encoded, len(core.ledger.root.entries))
         core.tick(None)

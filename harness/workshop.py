@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from harness import generate, gradients, probe
+from harness import generate, gradients, probe, ranks
 from harness.data import Item
 from harness.engine import Engine
 from harness.ledger import Cost
@@ -15,12 +15,12 @@ class Workshop(Engine):
     """Implements `ports.Engine`."""
 
     def logprobs(self, items: list[Item]) -> tuple[list[Array], int]:
-        return self.fitted(items, lambda: probe.logprobs(self, items))
+        return ranks.joined(*self.fitted(items, lambda: probe.logprobs(self, items)))
 
     def distributions(
         self, items: list[Item], top_k: int, support: Sequence[Array] | None
     ) -> tuple[list[Distribution], int]:
-        return self.fitted(items, lambda: probe.distributions(self, items, top_k, support))
+        return ranks.joined(*self.fitted(items, lambda: probe.distributions(self, items, top_k, support)))
 
     def gradients(
         self, items: list[Item], modules: str | Sequence[str], normalize: bool, seed: int
