@@ -37,6 +37,7 @@ class _World:
 
     def __init__(self, rank: int = 0, count: int = 1, host: Any = None, store: Any = None) -> None:
         self.rank, self.count, self.host, self.store = rank, count, host, store
+        self.size = count  # also when their work is done
         self.leaving = False  # by itself: a SIGTERM changes nothing any more
 
 
@@ -191,7 +192,8 @@ def together() -> Iterator[None]:
     store.set_timeout(limit)
     dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=size, timeout=limit)
     host = dist.new_group(backend="gloo", timeout=limit) if gpu else None
-    _world.rank, _world.count, _world.host, _world.store = rank, size, host, store
+    _world.rank, _world.host, _world.store = rank, host, store
+    _world.count = _world.size = size
     _listen()
     yield
     leave()
@@ -248,13 +250,16 @@ def speaks() -> bool:
         return True
     _world.leaving = True
     try:
-        if main():
-            _world.store.set("said", "1")
-            return True
-        _world.store.wait(["said"], timedelta(seconds=FAREWELL))
-    except RuntimeError:
-        return True
-    return False
+        if not main():
+            _world.store.wait(["said"], timedelta(seconds=FAREWELL))
+            _world.store.set(f"heard {_world.rank}", "")
+            return False
+        _world.store.set("said", "")
+        # This process may be the one that holds the store.
+        _world.store.wait([f"heard {rank}" for rank in range(1, _world.size)], timedelta(seconds=2))
+    except RuntimeError:  # nobody answered
+        pass
+    return True
 
 
 def name() -> str:

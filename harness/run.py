@@ -198,6 +198,7 @@ class _Run:
         journal = Journal(lines, finished, again)
         ledger = Ledger(plan.identity.budget.flops, book, point.entries if point else ())
         self.core, engine = build(plan, ledger, self.watch, point)
+        journal.exact = ranks.count() == 1 and engine.device.type == "cpu"
         session = Session(self.core, journal, durable.Snapshots(self.folder), point)
         lab = RunLab(self.core, session, plan.request.seed)
         began, status = time.perf_counter(), "finished"

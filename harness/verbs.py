@@ -93,10 +93,10 @@ class Verbs:
             self.seconds_inside += time.perf_counter() - started
             core.ledger.root.flush()
         fault("computed")
-        encoded = ranks.first(encode(result))
-        if not ranks.main():
-            result = decode(encoded)  # no rank can branch differently
-        self._journal.check(name, key, encoded)
+        found = encode(result)
+        encoded = self._journal.check(name, key, ranks.first(found))
+        if encoded is not found:
+            result = decode(encoded)  # rank 0's, or the journal's: no rank can branch differently
         self._journal.append(name, key, encoded, len(core.ledger.root.entries))
         core.tick(None)
         return result

@@ -48,12 +48,21 @@ class Ranks:
         self.process.stdin.flush()
         found = json.loads(self.process.stdout.readline())
         path = found["stdout"].split()[-1:]
-        return found | {"record": json.loads(Path(path[0]).read_text()) if path else None, "folder": path and Path(path[0]).parent}
+        return found | {
+            "record": json.loads(Path(path[0]).read_text()) if path else None,
+            "folder": path and Path(path[0]).parent,
+        }
 
 
 def rank(job, number, port, out, err):
     """One rank, in a child."""
-    place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": job["ranks"], "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    place = {
+        "RANK": number,
+        "LOCAL_RANK": number,
+        "WORLD_SIZE": job["ranks"],
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     os.environ.update({k: str(v) for k, v in place.items()} | job["env"])
     os.dup2(out.fileno(), 1)
     os.dup2(err.fileno(), 2)
@@ -95,11 +104,10 @@ def launch(job):
 
 def serve():
     import torch
+    import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 
     import harness.lab
-    import harness.run
-    import harness.setup
-    import transformers.models.qwen2.modeling_qwen2  # noqa: F401
+    import harness.setup  # noqa: F401
 
     torch.set_num_threads(1)
     print("ready", flush=True)
