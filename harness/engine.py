@@ -84,6 +84,8 @@ class Engine:
             self.accelerator = Accelerator(mixed_precision="bf16")
         if self.accelerator.num_processes != ranks.count():
             raise HarnessError(f"{self.accelerator.num_processes} processes: only `harness run` works with several")
+        if self.accelerator.gradient_accumulation_steps != 1:
+            raise HarnessError("accelerate asks for gradient accumulation; the suite says what an effective batch is")
         if ranks.sharded() and bf16_moments:
             raise HarnessError("train.bf16_moments: not with FSDP2, which cuts the moments over the ranks already")
         set_seed(seed)

@@ -1,4 +1,4 @@
-"""Several ranks do what one process does: data, ledger and decisions the same, numbers to rounding; a lost rank ends all."""
+"""Several ranks do as one process: data, ledger and decisions the same, numbers to rounding; a lost rank ends all."""
 
 import pytest
 import torch
@@ -55,6 +55,7 @@ PLOTS = {
         lab.train(lab.temperature(tau=0.5))
     """,
 }
+CUT = {"HARNESS_FSDP": "1"}
 MSFT = ["--strategy", "msft", "-o", "C=0.5", "--budget", "1.5"]
 
 
@@ -122,7 +123,7 @@ def weights(done):
     return load_file(done["folder"] / "final" / "model.safetensors")
 
 
-@pytest.mark.parametrize("env", [{}, {"HARNESS_FSDP": "1"}], ids=["replicas", "fsdp2"])
+@pytest.mark.parametrize("env", [{}, CUT], ids=["replicas", "fsdp2"])
 def test_two_ranks_train_as_one_process_does(runs, env):
     one, two = runs(), runs(ranks=2, **env)
     assert same(one, two, 1e-5)
@@ -132,7 +133,7 @@ def test_two_ranks_train_as_one_process_does(runs, env):
     assert two["stdout"].count("record.json") == 1
 
 
-@pytest.mark.parametrize("env", [{}, {"HARNESS_FSDP": "1"}], ids=["replicas", "fsdp2"])
+@pytest.mark.parametrize("env", [{}, CUT], ids=["replicas", "fsdp2"])
 @pytest.mark.parametrize("name", PLOTS)
 def test_callbacks_looks_and_forks(runs, plot, name, env):
     assert same(runs(*plot(name)), runs(*plot(name), ranks=2, **env), 2e-3)
@@ -142,7 +143,7 @@ def test_more_ranks_than_examples_of_a_batch(runs, plot):
     assert same(runs(*plot("lens")), runs(*plot("lens"), ranks=5), 2e-3)
 
 
-@pytest.mark.parametrize("env", [{}, {"HARNESS_FSDP": "1"}], ids=["replicas", "fsdp2"])
+@pytest.mark.parametrize("env", [{}, CUT], ids=["replicas", "fsdp2"])
 def test_msft_takes_the_same_decisions(runs, env):
     assert same(runs(*MSFT), runs(*MSFT, ranks=2, **env), 1e-2)
 
@@ -151,16 +152,15 @@ def test_lora(runs):
     asked = ["--mode", "lora", "--budget", "0.5"]
     # Adapters begin with gradients near 0, of which AdamW makes full steps: rounding shows sooner.
     assert same(runs(*asked), runs(*asked, ranks=2), 1e-3)
-    assert same(runs(*asked), runs(*asked, ranks=2, HARNESS_FSDP="1"), 1e-3)
+    assert same(runs(*asked), runs(*asked, ranks=2, **CUT), 1e-3)
 
 
-@pytest.mark.parametrize("struck", [0, 1])
 @pytest.mark.parametrize(
-    ("first", "then"), [((2, {}), (1, {})), ((1, {}), (2, {"HARNESS_FSDP": "1"}))], ids=["2to1", "1to2"]
+    ("first", "struck", "then"),
+    [((2, {}), 1, (1, {})), ((2, CUT), 0, (2, {})), ((1, {}), 0, (2, CUT))],
+    ids=["2 to 1", "cut to whole", "1 to 2"],
 )
-def test_a_killed_run_goes_on_with_another_number_of_ranks(runs, tmp_path, first, then, struck):
-    if struck >= first[0]:
-        pytest.skip("no such rank")
+def test_a_killed_run_goes_on_with_another_number_of_ranks(runs, tmp_path, first, struck, then):
     fault = {"HARNESS_FAULT": "kill@step:30", "HARNESS_FAULT_RANK": str(struck), "HARNESS_SNAPSHOT_SECONDS": "0"}
     killed = runs(*MSFT, ranks=first[0], folder=tmp_path, **first[1], **fault)
     assert killed["record"] is None
@@ -181,9 +181,6 @@ def test_what_all_ranks_find_wrong_is_said_once(runs, tmp_path):
     path.write_text(FILE.format(body=body))
     done = runs("--strategy", path, ranks=2)
     assert done["status"] == [1, 1]
-    assert [x for x in done["stderr"].splitlines() if x.startswith("harness: ")][-1:] == [
-        "harness: objective returned losses without a gradient; build them from t.nll, t.logp or t.logits"
-    ] or "without a gradient" in done["stderr"]
     assert done["stderr"].count("without a gradient") == 1
 
 
