@@ -23,7 +23,10 @@ REFERENCE = "proportional"
 
 @dataclass(frozen=True)
 class Row:
-    """One entry at one budget on one workload: the records there are of the `asked` cells."""
+    """One entry at one budget on one workload: the records there are of the `asked` cells.
+
+    `tuning`: its learning rate is one of a grid, `chosen` the best of it, `edge` its smallest or largest as well.
+    """
 
     suite: str
     model: str
@@ -35,6 +38,7 @@ class Row:
     reference: tuple[Record, ...] = ()
     tuning: bool = False
     chosen: bool = False
+    edge: bool = False
     standings: Standings = field(default_factory=Standings)
 
     @property
@@ -80,12 +84,14 @@ def rows(cells: Iterable[Cell]) -> list[Row]:
         groups.setdefault(cell.row, []).append(cell)
     files: dict[str, Path] = {}
     found = {key: _records(group, files) for key, group in groups.items()}
-    chosen = _chosen(groups, found)
+    grids = _grids(groups)
+    chosen, edges = _chosen(grids, groups, found), {key for keys in grids for key in _ends_of(keys, groups)}
     made = []
     for key, group in groups.items():
         reference = found.get(_reference(key, groups, chosen), ())
         tuning = group[0].tuning
-        made.append(Row(*key, len(group), found[key], reference, tuning, key in chosen))
+        at_edge = key in chosen & edges
+        made.append(Row(*key, len(group), found[key], reference, tuning, key in chosen, at_edge))
     return _with_items(made, files)
 
 
@@ -148,16 +154,27 @@ def _bare(cell: Cell) -> tuple[Any, ...]:
     return i.suite, i.model, i.mode, i.strategy, tuple(sorted(i.hyperparameters.items())), i.budget.multiple
 
 
-def _chosen(
-    groups: Mapping[Any, Sequence[Cell]], found: Mapping[Any, tuple[Record, ...]]
-) -> set[tuple[str, str, str, str, float]]:
-    """Of each grid of learning rates the row with the chosen one, once the grid is complete."""
+def _grids(groups: Mapping[Any, Sequence[Cell]]) -> list[list[Any]]:
+    """The keys of the rows that differ in a learning rate of their suite's grid alone."""
     grids: dict[str, list[Any]] = {}
     for key, cells in groups.items():
         if cells[0].tuning:
             grids.setdefault(repr(_bare(cells[0])), []).append(key)
+    return list(grids.values())
+
+
+def _ends_of(keys: Sequence[Any], groups: Mapping[Any, Sequence[Cell]]) -> list[Any]:
+    """Of one grid the rows with its smallest and its largest rate; of a single rate none."""
+    ordered = sorted(keys, key=lambda key: groups[key][0].plan.identity.lr)
+    return [ordered[0], ordered[-1]] if len(ordered) > 1 else []
+
+
+def _chosen(
+    grids: Sequence[Sequence[Any]], groups: Mapping[Any, Sequence[Cell]], found: Mapping[Any, tuple[Record, ...]]
+) -> set[Any]:
+    """Of each grid of learning rates the row with the chosen one, once the grid is complete."""
     chosen = set()
-    for keys in grids.values():
+    for keys in grids:
         if all(len(found[key]) == len(groups[key]) for key in keys):
             best = choose_lr(r for key in keys for r in found[key])
             chosen |= {key for key in keys if found[key][0].identity.lr == best}
@@ -202,7 +219,7 @@ def as_dict(row: Row) -> dict[str, Any]:
         "discarded": row.discarded if known else None,
         "finished": row.finished,
     }
-    return facts | ({"tuning": True, "chosen": row.chosen} if row.tuning else {})
+    return facts | ({"tuning": True, "chosen": row.chosen, "edge": row.edge} if row.tuning else {})
 
 
 def _ends(name: str, e: Estimate | None) -> dict[str, float | None]:
@@ -250,6 +267,8 @@ def notes(found: Sequence[Row]) -> list[str]:
         said.append(f"{cut} of {runs} runs were stopped by their budget before they came to their own end")
     if any(r.tuning for r in found):
         said.append("* the learning rate chosen on validation from the suite's grid; only complete grids choose")
+    if edge := [r.entry for r in found if r.edge]:
+        said.append(f"at the edge of their grid, so that a better rate may lie beyond it: {', '.join(edge)}")
     return said
 
 

@@ -387,7 +387,16 @@ def test_the_learning_rate_is_chosen_on_validation_and_marked(tmp_path):
     for lr, ms in rates.items():
         made = [look(make_record(seed=k, lr=lr), m, 1.0) for k, m in enumerate(ms)]
         cells += [Cell(f"proportional lr={lr:g}", r, write_run(r, tmp_path), True) for r in made]
-    assert [row.chosen for row in study.rows(cells)] == [False, False, True]
+    found = study.rows(cells)
+    assert [row.chosen for row in found] == [row.edge for row in found] == [False, False, True]
+    assert "at the edge of their grid, so that a better rate may lie beyond it: proportional lr=0.0005" in study.notes(
+        found
+    )
+    beyond = [look(make_record(seed=k, lr=1e-3), 0.2, 1.0) for k in (0, 1)]
+    wider = [*cells, *(Cell("proportional lr=0.001", r, write_run(r, tmp_path), True) for r in beyond)]
+    assert [(row.chosen, row.edge) for row in study.rows(wider)] == [(k == 2, False) for k in range(4)]
+    alone = study.rows([c for c in cells if c.made.identity.lr == 5e-4])
+    assert [(row.chosen, row.edge) for row in alone] == [(True, False)]
     half = [c if c.made.identity.seed == 0 else Cell(c.entry, c.made, None, True) for c in cells]
     assert not any(row.chosen for row in study.rows(half)), "an incomplete grid chooses nothing"
 
