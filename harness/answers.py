@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from harness.invariants import SHA
-from harness.items import KEYS, SPARE, Items
+from harness.items import KEYS, Items
 from harness.privacy import secret, short
 from harness.record import Record
 
@@ -19,7 +19,7 @@ def check(r: Record, found: Items) -> Found:
         yield f"items of task {short(task)}", "items of the scored tasks, and of no other"
     for task in sorted(set(found.rows) & set(r.scores)):
         yield from _items(task, r.scores[task], found.rows[task])
-        if found.whole and found.sha256(task) != r.scores[task].items_sha256:
+        if found.sha256(task) != r.scores[task].items_sha256:
             yield (
                 f"items of {short(task)}: sha256 {found.sha256(task)[:12]}",
                 (f"{r.scores[task].items_sha256[:12]}, as the record has it"),
@@ -45,14 +45,14 @@ def _items(task: str, score: Any, rows: list[dict[str, Any]]) -> Found:
 
 
 def _malformed(row: Mapping[str, Any], name: str, filters: Iterable[str]) -> tuple[str, str] | None:
-    if not KEYS - set(SPARE) <= set(row) <= KEYS:
+    if set(row) != KEYS:
         return f"keys {', '.join(sorted(map(short, row)))}", ", ".join(sorted(KEYS))
     if row["id"] != name:
         return f"id {short(str(row['id']))}", f"{short(name)}: items in their order, each once"
     for key in ("item_sha256", "prompt_sha256"):
-        if key in row and not (isinstance(row[key], str) and SHA.fullmatch(row[key])):
+        if not (isinstance(row[key], str) and SHA.fullmatch(row[key])):
             return f"{key} {short(str(row[key]))}", "64 hex digits"
-    if not isinstance(row["response"], str) or not isinstance(row.get("target", ""), str):
+    if not isinstance(row["response"], str) or not isinstance(row["target"], str):
         return "a response or target that is no text", "text"
     if secret(row["response"]):
         return "a secret in the response", "none"

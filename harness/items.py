@@ -1,7 +1,9 @@
-"""Per-item results: the files of a run (`items/<task>.jsonl`) and their one file beside a submitted record.
+"""Per-item results: the files of a run (`items/<task>.jsonl`) and how a results folder keeps them.
 
-The submitted file holds the same lines, task after task, so that the record's digests hold for it too. Where that is more
-than fits, it leaves out what the suite's data give back (`target`, `prompt_sha256`), and says so by their absence.
+What a run answered lies beside its record, `<seed>-<id8>.items.jsonl.gz`: first the digest of its questions, then a line an
+item. The questions (id, digests of item and prompt, target) are the same in every run of a workload and do not compress, so
+they lie there once, `<suite>/questions/<sha16>.jsonl.gz`, named by their digest. Together they are the scorer's own lines,
+byte for byte, so that the record's digests hold for them too.
 """
 
 from __future__ import annotations
@@ -13,33 +15,39 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, AnyStr
 
 from harness.errors import HarnessError
 from harness.record import Record
 
-LIMIT, UNPACKED = 300_000, 30_000_000  # bytes
-SPARE = ("target", "prompt_sha256")
-KEYS = {"id", "item_sha256", "prompt_sha256", "target", "response", "truncated", "filtered", "correct"}
+LIMIT, QUESTIONS, UNPACKED = 300_000, 5_000_000, 30_000_000  # bytes: of answers, of questions, of either unpacked
+ASKED = ("id", "item_sha256", "prompt_sha256", "target")
+KEYS = {*ASKED, "response", "truncated", "filtered", "correct"}
 
 Item = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Items:
-    """Lines of each task as they were written, parsed; `whole`: nothing is left out, so that digests can be checked."""
+    """Lines of each task as the scorer wrote them, and the same parsed."""
 
     lines: dict[str, list[str]]
     rows: dict[str, list[Item]]
 
-    @property
-    def whole(self) -> bool:
-        return all(row.keys() >= set(SPARE) for rows in self.rows.values() for row in rows)
-
     def sha256(self, task: str) -> str:
         """Digest of the task's file as the scorer wrote it."""
         return hashlib.sha256("".join(f"{line}\n" for line in self.lines[task]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The two files of submitted items. `name`: of the questions' file, from the digest of their text."""
+
+    answers: bytes
+    questions: bytes
+    name: str
 
 
 def beside(path: Path) -> Path:
@@ -63,21 +71,54 @@ def load(path: Path) -> Items | None:
         if file.stat().st_size > UNPACKED:
             raise HarnessError(f"{file}: {file.stat().st_size:,} bytes; expected at most {UNPACKED:,}")
         texts[file.stem] = _text(file.read_bytes(), file)
-    return Items(*_parsed({task: _lines(text) for task, text in texts.items()}, folder))
+    lines = {task: _lines(text) for task, text in texts.items() if text}
+    rows = {t: [_object(x, folder / f"{t}.jsonl", n) for n, x in enumerate(group, 1)] for t, group in lines.items()}
+    return Items(lines, rows)
 
 
 def unpack(path: Path) -> Items:
-    """A submitted items file. Never unpacks more than its limit, whatever the file claims."""
-    groups: dict[str, list[str]] = {}
-    for line in _lines(_text(_unpacked(path), path)):
-        groups.setdefault(_task(line), []).append(line)
-    return Items(*_parsed(groups, path))
+    """Submitted items. Never unpacks more than its limits, whatever the files claim."""
+    head, *answers = _lines(_text(_unpacked(path, LIMIT), path)) or [""]
+    questions = _questions(path, head)
+    if len(answers) != len(questions):
+        raise HarnessError(f"{path}: {len(answers)} items; expected {len(questions)}, one for each of its questions")
+    rows: dict[str, list[Item]] = {}
+    for number, (question, answer) in enumerate(zip(questions, answers, strict=True), 2):
+        row = question | _object(answer, path, number)
+        rows.setdefault(_task(row), []).append(row)
+    return Items({task: [_line(row) for row in group] for task, group in rows.items()}, rows)
 
 
-def _unpacked(path: Path) -> bytes:
+def shared(path: Path, name: str) -> Path:
+    """Where the questions' file `name` of the submitted items at `path` lies: in a folder above, or where it belongs."""
+    folders = [folder / "questions" for folder in path.absolute().parents]
+    return next((f / name for f in folders if (f / name).is_file()), Path("questions") / name)
+
+
+def _questions(path: Path, head: str) -> list[Item]:
+    """The questions that the first line of the items at `path` names."""
+    sha = str(_object(head, path, 1).get("questions"))
+    file = shared(path, _name(sha))
+    if not file.is_file():
+        raise HarnessError(
+            f"{path}: its questions are missing; expected them in {_name(sha)!r} of the suite's questions/"
+        )
+    text = _text(_unpacked(file, QUESTIONS), file)
+    if hashlib.sha256(text.encode()).hexdigest() != sha:
+        raise HarnessError(f"{file}: not the questions of its name; expected those of {path.name}, sha256 {sha[:64]!r}")
+    return _parsed(text, file)
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str, file: Path) -> list[Item]:
+    """Nobody may change what it returns: a results folder has them once for all its records."""
+    return [_object(line, file, number) for number, line in enumerate(_lines(text), 1)]
+
+
+def _unpacked(path: Path, limit: int) -> bytes:
     size = path.stat().st_size
-    if size > LIMIT:
-        raise HarnessError(f"{path}: {size:,} bytes; expected at most {LIMIT:,}")
+    if size > limit:
+        raise HarnessError(f"{path}: {size:,} bytes; expected at most {limit:,}")
     stream = zlib.decompressobj(wbits=31)  # one gzip member with its checksum; gzip.open takes half as long again
     try:
         data = stream.decompress(path.read_bytes(), UNPACKED + 1)
@@ -90,17 +131,34 @@ def _unpacked(path: Path) -> bytes:
     return data
 
 
-def pack(items: Items) -> bytes:
-    """The bytes of the submitted file, the same for the same items. Raises HarnessError where they do not fit."""
-    for spare in ((), SPARE):
-        rows = [row for task in sorted(items.rows) for row in items.rows[task]]
-        kept = [{k: v for k, v in row.items() if k not in spare} for row in rows]
-        out = io.BytesIO()
-        with gzip.GzipFile(filename="", mode="wb", fileobj=out, compresslevel=9, mtime=0) as handle:
-            handle.write("".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in kept).encode())
-        if len(out.getvalue()) <= LIMIT:
-            return out.getvalue()
-    raise HarnessError(f"its items take {len(out.getvalue()):,} bytes; at most {LIMIT:,} can be submitted")
+def pack(items: Items) -> Packed:
+    """The bytes of the submitted files, the same for the same items. Raises HarnessError where they do not fit."""
+    rows = [row for task in sorted(items.rows) for row in items.rows[task]]
+    asked = "".join(_line({k: v for k, v in row.items() if k in ASKED}) + "\n" for row in rows)
+    sha = hashlib.sha256(asked.encode()).hexdigest()
+    said = [_line({"questions": sha}), *(_line({k: v for k, v in row.items() if k not in ASKED}) for row in rows)]
+    packed = Packed(_gzip("".join(f"{line}\n" for line in said)), _gzip(asked), _name(sha))
+    for what, data, limit in (("items", packed.answers, LIMIT), ("questions", packed.questions, QUESTIONS)):
+        if len(data) > limit:
+            raise HarnessError(f"its {what} take {len(data):,} bytes; at most {limit:,} can be submitted")
+    return packed
+
+
+def _name(sha: str) -> str:
+    return f"{sha[:16]}.jsonl.gz"
+
+
+def _line(row: Item) -> str:
+    """As the scorer writes it."""
+    return json.dumps(row, ensure_ascii=False, sort_keys=True)
+
+
+@lru_cache(maxsize=8)  # the questions of one record are those of the next
+def _gzip(text: str) -> bytes:
+    out = io.BytesIO()
+    with gzip.GzipFile(filename="", mode="wb", fileobj=out, compresslevel=9, mtime=0) as handle:
+        handle.write(text.encode())
+    return out.getvalue()
 
 
 def _text(data: bytes, path: Path) -> str:
@@ -116,26 +174,19 @@ def _lines(text: AnyStr) -> list[AnyStr]:
     return text.removesuffix(end).split(end) if text else []
 
 
-def _task(line: str) -> str:
+def _task(row: Item) -> str:
     """`t:TASK/INDEX` -> TASK; what is wrong is found later."""
+    return str(row.get("id")).removeprefix("t:").rpartition("/")[0]
+
+
+def _object(line: str, path: Path, number: int) -> Item:
     try:
-        return str(json.loads(line)["id"]).removeprefix("t:").rpartition("/")[0]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return ""
-
-
-def _parsed(lines: Mapping[str, list[str]], path: Path) -> tuple[dict[str, list[str]], dict[str, list[Item]]]:
-    rows: dict[str, list[Item]] = {}
-    for task, group in lines.items():
-        for number, line in enumerate(group, 1):
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
-            if not isinstance(row, dict):
-                raise HarnessError(f"{path}: task {task!r}, line {number}: not a JSON object")
-            rows.setdefault(task, []).append(row)
-    return dict(lines), rows
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        raise HarnessError(f"{path}, line {number}: not a JSON object")
+    return row
 
 
 def outcomes(record: Record, file: Path, chosen: Mapping[str, str]) -> list[list[float]] | None:
@@ -164,7 +215,7 @@ def outcomes(record: Record, file: Path, chosen: Mapping[str, str]) -> list[list
 def _by_task(record: Record, file: Path) -> dict[str, list[bytes]] | None:
     tasks = sorted(record.scores)
     if beside(file).is_file():
-        lines, groups, at = _lines(_unpacked(beside(file))), {}, 0
+        lines, groups, at = _lines(_unpacked(beside(file), LIMIT))[1:], {}, 0
         for task in tasks:
             groups[task] = lines[at : at + record.scores[task].n]
             at += record.scores[task].n

@@ -59,9 +59,12 @@ def _compare(
             **grade,
         }
         for key, value in want.items():
-            if key in item and item[key] != value:
+            if item.get(key) != value:
                 found.append(
-                    (f"item {short(row.id)}: {key} {short(str(item[key]))}", f"{short(str(value))}, worked out again")
+                    (
+                        f"item {short(row.id)}: {key} {short(str(item.get(key)))}",
+                        f"{short(str(value))}, worked out again",
+                    )
                 )
         lines.append(json.dumps({**item, **want}, ensure_ascii=False, sort_keys=True) + "\n")
     if not found and task in record.scores:

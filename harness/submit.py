@@ -64,12 +64,15 @@ def submit(run: Path, results: Path, refutes: str | None = None) -> Submission:
         findings += [Finding(file, *problem) for problem in refutation.problems(clean, refutes, beside_it)]
     if findings:
         raise Refused(list(dict.fromkeys(findings)))
-    copy(clean, items, target, refutes)
-    found = [Finding(target, *problem) for problem in problems(Bundle(target, clean, load(target), True, refutes))]
-    if found:  # what only a submitted record has to be: of a strategy and a suite that others have
-        for path in (target, beside(target)):
+    made = copy(clean, items, target, results / clean.identity.suite, refutes)
+    try:  # what only a submitted record has to be: of a strategy and a suite that others have
+        found = [Finding(target, *problem) for problem in problems(Bundle(target, clean, load(target), True, refutes))]
+        if found:
+            raise Refused(found)
+    except HarnessError:
+        for path in made:
             path.unlink()
-        raise Refused(found)
+        raise
     return Submission(target, True)
 
 
@@ -106,17 +109,21 @@ def _body(path: Path, refutes: str | None) -> dict[str, Any]:
     return found.model_dump(mode="json")
 
 
-def copy(record: Record, items: Items, target: Path, refutes: str | None) -> None:
-    """Items first: a record without items would not verify."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    data = pack(items)
-    partial = beside(target).with_name(beside(target).name + ".partial")
-    partial.write_bytes(data)
-    os.replace(partial, beside(target))
+def copy(record: Record, items: Items, target: Path, suite: Path, refutes: str | None) -> list[Path]:
+    """The files that are new, the record last: without its items it would not verify."""
+    packed = pack(items)
     made: dict[str, Any] = record.model_dump(mode="json")
     if refutes is not None:
         made = refutation.Refutation(refutes=refutes, record=record).model_dump(mode="json")
+    questions = suite / "questions" / packed.name
+    new = [] if questions.is_file() else [questions]
+    for path, data in [*((path, packed.questions) for path in new), (beside(target), packed.answers)]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_bytes(data)
+        os.replace(partial, path)
     write_atomic(target, json.dumps(made, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    return [*new, beside(target), target]
 
 
 def runs(paths: list[Path]) -> list[Path]:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 
-class Forks:
-    """The server, from a test's side."""
+class Server:
+    """A module that reads one JSON job a line and answers with one line, from a test's side."""
 
-    def __init__(self):
-        env = os.environ | {"HARNESS_THREADS": "1", "HARNESS_DEVICE": "cpu", "HARNESS_SNAPSHOT_SECONDS": "0"}
+    def __init__(self, module, **env):
+        env = os.environ | {"HARNESS_THREADS": "1", "HARNESS_DEVICE": "cpu"} | env
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.forks"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -36,14 +36,24 @@ class Forks:
         self.process.kill()
         self.process.wait()
 
+    def ask(self, job):
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+
+class Forks(Server):
+    """Runs, each in a forked child."""
+
+    def __init__(self):
+        super().__init__("tests.forks", HARNESS_SNAPSHOT_SECONDS="0")
+
     def run(self, request, **env):
         job = {
             "request": {k: str(v) if k in ("suite", "model", "runs", "strategy") else v for k, v in request.items()},
             "env": env,
         }
-        self.process.stdin.write(json.dumps(job) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        return self.ask(job)
 
 
 def comparable(path):
@@ -53,7 +63,8 @@ def comparable(path):
         row.pop("seconds")
     for key in ("started", "ended"):
         r.pop(key)
-    r["environment"].pop("git")  # somebody may commit between two runs
+    r["environment"].pop("git")  # somebody may edit or commit between two runs
+    r.pop("official")
     r["reports"].pop("seconds_outside_verbs")
     r["reports"].pop("checkpoints_peak")
     return r

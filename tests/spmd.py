@@ -11,37 +11,22 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from tests.forks import Server
 
-class Ranks:
-    """The server, from a test's side."""
+
+class Ranks(Server):
+    """Runs on several ranks, each a forked child."""
 
     def __init__(self):
-        env = os.environ | {"HARNESS_THREADS": "1", "HARNESS_DEVICE": "cpu", "HARNESS_RANKS_SECONDS": "120"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.spmd"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parent.parent,
-            env=env,
-        )
-        while self.process.stdout.readline().strip() != "ready":
-            pass
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
+        super().__init__("tests.spmd", HARNESS_RANKS_SECONDS="120")
 
     def run(self, args, ranks=2, **env):
         """`harness run ARGS` on this many ranks: what they printed, how each ended, and the record."""
-        self.process.stdin.write(json.dumps({"args": ["run", *map(str, args)], "ranks": ranks, "env": env}) + "\n")
-        self.process.stdin.flush()
-        found = json.loads(self.process.stdout.readline())
+        found = self.ask({"args": ["run", *map(str, args)], "ranks": ranks, "env": env})
         path = found["stdout"].split()[-1:]
         return found | {
             "record": json.loads(Path(path[0]).read_text()) if path else None,

@@ -1,6 +1,7 @@
 """`harness submit`: what lands in results/, what is refused, and refutations."""
 
 import gzip
+import hashlib
 import json
 
 import pytest
@@ -14,7 +15,7 @@ from harness.publish import load as published
 from harness.record import read
 from harness.submit import Refused, submit
 from harness.verify import verify
-from tests.records import pocket_run, write_run, write_whole_run
+from tests.records import pocket_run, rehashed, write_run, write_whole_run
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +43,17 @@ def test_record_and_items_land_where_the_rules_say(good, run, tmp_path):
     code, out, _ = call(run, "--results", results)
     name = f"pocket/pocket/proportional/0-{made.id[:8]}"
     assert (code, out.strip()) == (0, str(results / f"{name}.json"))
-    assert files(results) == [f"{name}.items.jsonl.gz", f"{name}.json"]
+    questions = sorted((results / "pocket" / "questions").iterdir())
+    assert files(results) == [f"{name}.items.jsonl.gz", f"{name}.json", str(questions[0].relative_to(results))]
     assert read(results / f"{name}.json") == made
-    packed = results / f"{name}.items.jsonl.gz"
-    assert packed.stat().st_size <= 300_000
-    rows = [json.loads(line) for line in gzip.decompress(packed.read_bytes()).decode().splitlines()]
-    assert len(rows) == 2400
-    assert {"item_sha256", "response", "correct"} < set(rows[0])
+    text = gzip.decompress(questions[0].read_bytes()).decode()
+    head, *rows = map(json.loads, gzip.decompress((results / f"{name}.items.jsonl.gz").read_bytes()).splitlines())
+    sha = hashlib.sha256(text.encode()).hexdigest()
+    assert head == {"questions": sha}
+    assert questions[0].name == f"{sha[:16]}.jsonl.gz"
+    assert len(rows) == len(text.splitlines()) == 2400
+    assert set(rows[0]) == {"correct", "filtered", "response", "truncated"}
+    assert set(json.loads(text.splitlines()[0])) == {"id", "item_sha256", "prompt_sha256", "target"}
     assert verify([results], regrade=True).findings == []
     assert list(published([results])) == [made]
 
@@ -102,18 +107,34 @@ def test_what_does_not_verify_is_refused_and_nothing_is_copied(good, run, tmp_pa
     assert code == 1
     assert "scores.'addition'.value 0.99" in err
     assert len(out.splitlines()) == 1, "the good one is in"
-    assert len(files(tmp_path / "r")) == 2
+    assert len(files(tmp_path / "r")) == 3
 
 
 def test_a_strategy_that_nobody_has_leaves_nothing_behind(good, tmp_path):
     made, items = good
     identity = made.identity.model_copy(update={"strategy": "my_own"})
-    from tests.records import rehashed
-
     folder = write_whole_run(rehashed(made.model_copy(update={"identity": identity})), items, tmp_path / "runs")
     with pytest.raises(Refused, match="a strategy of strategies/"):
         submit(folder, tmp_path / "r")
     assert files(tmp_path / "r") == []
+
+
+def test_questions_lie_there_once_and_stay_when_a_later_record_is_refused(good, run, tmp_path):
+    submit(run, tmp_path / "r")
+    questions = [p for p in files(tmp_path / "r") if "/questions/" in p]
+    made, items = pocket_run(seed=1)
+    submit(write_whole_run(made, items, tmp_path / "runs"), tmp_path / "r")
+    assert [p for p in files(tmp_path / "r") if "/questions/" in p] == questions
+    before = files(tmp_path / "r")
+    identity = made.identity.model_copy(update={"strategy": "my_own"})
+    other = rehashed(made.model_copy(update={"identity": identity}))
+    with pytest.raises(Refused):
+        submit(write_whole_run(other, items, tmp_path / "others"), tmp_path / "r")
+    assert files(tmp_path / "r") == before
+    (tmp_path / "r" / questions[0]).write_bytes(b"damaged")
+    with pytest.raises(HarnessError, match="not a whole gzip file"):
+        submit(write_whole_run(*pocket_run(seed=2), tmp_path / "runs"), tmp_path / "r")
+    assert files(tmp_path / "r") == before
 
 
 def test_local_names_are_scrubbed_from_what_was_logged(good, tmp_path):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from harness import privacy, provenance, record, registry
 from harness.between import between
 from harness.cli import cli
 from harness.data import Row
+from harness.errors import HarnessError
 from harness.items import beside, pack
 from harness.suite import load_suite
 from harness.verify import verify
@@ -48,10 +50,12 @@ class Submitted:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text or json.dumps(self.raw, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         if self.touched:
-            lines = [json.dumps(r, ensure_ascii=False, sort_keys=True) for t in sorted(self.rows) for r in self.rows[t]]
-            self.packed = gzip.compress("".join(f"{x}\n" for x in lines).encode(), 9, mtime=0)
+            self.packed = pack(items_module.Items({}, self.rows))
         if self.packed is not None:
-            beside(path).write_bytes(self.packed)
+            beside(path).write_bytes(self.packed.answers)
+            self.questions = path.parents[2] / "questions" / self.packed.name
+            self.questions.parent.mkdir(exist_ok=True, parents=True)
+            self.questions.write_bytes(self.packed.questions)
         return path
 
 
@@ -367,7 +371,7 @@ def test_nothing_there_is_status_2(tmp_path):
     "data", [b"no gzip", gzip.compress(b"x" * 40_000_000, 9), b"\x1f\x8b" + b"\0" * 20, b"x" * 300_001]
 )
 def test_items_that_are_no_items_are_status_2(s, data):
-    s.packed = data
+    s.packed = replace(s.packed, answers=data)
     found = verify([s.write()])
     assert len(found.unreadable) == 1
     assert found.exit_code == 2
@@ -492,8 +496,7 @@ def test_a_composition_has_the_digest_of_its_parts(good):
 # --- graded again
 
 
-@pytest.mark.parametrize("lean", [False, True])
-def test_an_answer_that_is_called_right_is_graded_again(good, tmp_path, monkeypatch, lean):
+def test_an_answer_that_is_called_right_is_graded_again(good, tmp_path):
     s = Submitted(*good, tmp_path)
     wrong = next(r for r in s.rows[TASK] if not r["correct"]["exact"])
     wrong["correct"]["exact"] = True
@@ -507,23 +510,49 @@ def test_an_answer_that_is_called_right_is_graded_again(good, tmp_path, monkeypa
         stderr=(value * (1 - value) / 299) ** 0.5,
         items_sha256=forged.sha256(TASK),
     )
-    if lean:
-        monkeypatch.setattr(items_module, "LIMIT", 150_000)
     s.packed = pack(forged)
     path = s.write()
-    assert items_module.load(path).whole is not lean
     assert said(path) == [], "a forger who changes everything is caught by nothing but another look at the answers"
     assert any("correct" in line and "worked out again" in line for line in said(path, regrade=True))
 
 
-def test_a_lean_file_of_honest_items_grades_as_it_says(good, tmp_path, monkeypatch):
-    monkeypatch.setattr(items_module, "LIMIT", 150_000)
-    path = Submitted(*good, tmp_path).write()
-    assert not items_module.load(path).whole
-    assert said(path, regrade=True) == []
+def test_what_is_too_large_is_not_packed(good, monkeypatch):
     monkeypatch.setattr(items_module, "LIMIT", 1000)
-    with pytest.raises(Exception, match="at most 1,000 can be submitted"):
+    with pytest.raises(HarnessError, match=r"its items take .* at most 1,000 can be submitted"):
         pack(good[1])
+    monkeypatch.setattr(items_module, "LIMIT", 300_000)
+    monkeypatch.setattr(items_module, "QUESTIONS", 1000)
+    with pytest.raises(HarnessError, match=r"its questions take .* at most 1,000 can be submitted"):
+        pack(good[1])
+
+
+def test_items_are_the_scorers_own_lines_again_and_small(good, s):
+    made, items = good
+    path = s.write()
+    assert items_module.load(path) == items
+    assert {t: items_module.load(path).sha256(t) for t in items.lines} == {
+        t: score.items_sha256 for t, score in made.scores.items()
+    }
+    # 2,400 items: two digests each, 64 bytes that do not compress, lie in the questions
+    assert len(s.packed.answers) < 20_000 < 2400 * 64 < len(s.packed.questions)
+    assert pack(pocket_run("uniform", 3)[1]).name == s.packed.name
+
+
+def test_questions_are_those_of_the_record_or_nothing_is_read(good, s):
+    path = s.write()
+    text = gzip.decompress(s.packed.questions).decode()
+    s.questions.write_bytes(gzip.compress(text.replace("t:addition/0", "t:addition/1", 1).encode()))
+    assert any("not the questions of its name" in line for line in verify([path]).unreadable)
+    s.questions.write_bytes(gzip.compress(b"x" * 40_000_000, 9))
+    assert any("unpacks to more than" in line for line in verify([path]).unreadable)
+    s.questions.unlink()
+    assert any("its questions are missing" in line for line in verify([path]).unreadable)
+    s.questions.write_bytes(s.packed.questions)
+    assert said(path) == []
+    lines = gzip.decompress(s.packed.answers).decode().splitlines(keepends=True)
+    for kept, reason in ((lines[:-1], "2399 items; expected 2400"), (lines[1:], "its questions are missing")):
+        beside(path).write_bytes(gzip.compress("".join(kept).encode()))
+        assert any(reason in line for line in verify([path]).unreadable)
 
 
 def test_a_stock_tasks_own_filters_and_metric_grade(tmp_path):
@@ -553,9 +582,11 @@ def test_lines_end_at_newlines_only(tmp_path):
     rows[TASK][0]["response"] = "a\u2028b\x85c"
     lines = {t: [json.dumps(r, ensure_ascii=False, sort_keys=True) for r in group] for t, group in rows.items()}
     odd = items_module.Items(lines, rows)
-    path = tmp_path / "1-aaaaaaaa.items.jsonl.gz"
-    path.write_bytes(pack(odd))
-    assert items_module.unpack(path).rows == rows
+    path, packed = tmp_path / "1-aaaaaaaa.items.jsonl.gz", pack(odd)
+    path.write_bytes(packed.answers)
+    (tmp_path / "questions").mkdir()
+    (tmp_path / "questions" / packed.name).write_bytes(packed.questions)
+    assert items_module.unpack(path) == odd
     assert items_module.unpack(path).sha256(TASK) == odd.sha256(TASK)
     assert pack(odd) == pack(items_module.unpack(path))
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness import record
+from harness import items, record
 from harness.ledger import BESIDE, BILLED
 from harness.record import Record
 from tests.records import make_record, write_result
@@ -117,8 +115,8 @@ def _sha(*what: str | int) -> str:
 def write_run(made: Record, right: dict[str, list[bool]], results: Path) -> Path:
     """The record in a results folder, its items beside it: as long as real ones, with digests that do not compress."""
     path = write_result(made, results)
-    lines = [
-        json.dumps(
+    rows = {
+        task: [
             {
                 "correct": {"exact": x},
                 "filtered": {"exact": "7"},
@@ -129,14 +127,15 @@ def write_run(made: Record, right: dict[str, list[bool]], results: Path) -> Path
                 "target": "7",
                 "truncated": False,
             }
-        )
+            for k, x in enumerate(right[task])
+        ]
         for task in sorted(right)
-        for k, x in enumerate(right[task])
-    ]
-    with gzip.GzipFile(
-        path.with_name(path.name.removesuffix(".json") + ".items.jsonl.gz"), "wb", compresslevel=1, mtime=0
-    ) as handle:
-        handle.write("".join(f"{line}\n" for line in lines).encode())
+    }
+    packed = items.pack(items.Items({}, rows))
+    items.beside(path).write_bytes(packed.answers)
+    questions = results / made.identity.suite / "questions" / packed.name
+    questions.parent.mkdir(exist_ok=True)
+    questions.write_bytes(packed.questions)
     return path
 
 
