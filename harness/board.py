@@ -65,7 +65,15 @@ def _draft(records: Sequence[Record], found: Gathered) -> Draft:
     budgets = []
     for m in multiples:
         reference = _reference(peers[m])
-        made = [replace(row, reference=reference, hints=_hints(row, rows), goal=goal) for row in peers[m]]
+        made = [
+            replace(
+                row,
+                reference=_looked(reference, peers[m]) if row.tuning else reference,
+                hints=_hints(row, rows),
+                goal=goal,
+            )
+            for row in peers[m]
+        ]
         budgets.append((m, [_dressed(row, found) for row in made]))
     return Draft(records, tuple(budgets), goal)
 
@@ -144,7 +152,8 @@ def _panel(rows: Sequence[Row], known: Mapping[str, Answers]) -> Panel | None:
 def _tuned(rows: Sequence[Row]) -> list[Row]:
     """Rows of one budget that differ in learning rate alone: the one with most seeds was chosen, the others tuned it.
 
-    With equally many seeds nobody chose, and all stay entries of their own.
+    Its own runs with seeds of the others are tuning as well: it was chosen for how they came out. With equally many seeds
+    nobody chose, and all stay entries of their own.
     """
     made = []
     for group in grouped(rows, lambda row: _entry(row.first, rate=False)):
@@ -154,7 +163,10 @@ def _tuned(rows: Sequence[Row]) -> list[Row]:
             made += group
             continue
         others = [row for row in group if row is not chosen[0]]
-        made.append(replace(chosen[0], rates=tuple(r for row in others for r in row.runs)))
+        tried = {r.identity.seed for row in others for r in row.runs}
+        kept, looked = ([r for r in chosen[0].runs if (r.identity.seed in tried) is x] for x in (False, True))
+        others += [Row(tuple(looked))] if looked else []
+        made.append(replace(chosen[0], runs=tuple(kept), rates=tuple(r for row in others for r in row.runs)))
         made += [replace(row, tuning=True) for row in others]
     return made
 
@@ -186,6 +198,12 @@ def _reference(peers: Sequence[Row]) -> tuple[Record, ...]:
     plain = [row for row in peers if row.strategy == REFERENCE and not row.settings]
     best = max(plain, key=lambda row: (len(row.runs), max(r.ended for r in row.runs)), default=None)
     return best.runs if best else ()
+
+
+def _looked(reference: tuple[Record, ...], peers: Sequence[Row]) -> tuple[Record, ...]:
+    """The reference with the seeds that chose its rate: they meet those that chose others' rates, and nothing else."""
+    mine = {_entry(r) for r in reference}
+    return (*reference, *(r for row in peers if row.tuning and _entry(row.first) in mine for r in row.runs))
 
 
 def _hints(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:

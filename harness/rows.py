@@ -24,7 +24,7 @@ SEEDS, SEEDS_POCKET = 5, 10  # rules.md 7: fewer is provisional, and a run of th
 
 @dataclass(frozen=True)
 class Row:
-    """One entry at one budget. `rates`: the same entry's runs at other learning rates, among which this one was chosen."""
+    """One entry at one budget. `rates`: the same entry's runs by which its learning rate was chosen."""
 
     runs: tuple[Record, ...]
     reference: tuple[Record, ...] = ()
@@ -106,7 +106,7 @@ class Row:
 
     @property
     def tuned(self) -> float:
-        """Billed FLOPs of the runs at other learning rates, as a multiple of the 1x budget."""
+        """Billed FLOPs of the runs that chose the learning rate, as a multiple of the 1x budget."""
         return sum(r.total_model_flops / one(r) for r in self.rates)
 
     @property

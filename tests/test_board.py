@@ -86,7 +86,8 @@ def test_items_that_do_not_give_the_score_make_a_row_unverified(folder, tmp_path
 
 def test_other_learning_rates_are_tuning_and_are_billed_to_the_chosen_one(tmp_path):
     chosen = [make_record("msft", s, {"a": 0.5}) for s in range(5)]
-    grid = [make_record("msft", s, {"a": 0.9}, lr=lr, phases={"train": 500_000}) for lr in (5e-4, 2e-3) for s in (0, 1)]
+    half = {"train": 500_000}
+    grid = [make_record("msft", s, {"a": 0.9}, lr=lr, phases=half) for lr in (5e-4, 2e-3) for s in (1000, 1001)]
     for r in (*chosen, *grid, *(make_record("proportional", s, {"a": 0.4}) for s in range(5))):
         write_run(r, tmp_path)
     (section,) = sections(gather([tmp_path]))
@@ -99,6 +100,43 @@ def test_other_learning_rates_are_tuning_and_are_billed_to_the_chosen_one(tmp_pa
     assert section.rows[0].tuned == pytest.approx(4 * 0.5)
     assert section.rows[1].tuned == 0
     assert section.rows[2].tie is None
+
+
+def test_seeds_that_chose_the_rate_do_not_count_for_the_score(tmp_path):
+    """The chosen rate is the best of three on seeds 1000 and 1001, which flatters it there."""
+    chosen = [make_record("msft", s, {"a": 0.5}) for s in range(5)]
+    lucky = [make_record("msft", s, {"a": 0.8}, phases={"train": 500_000}) for s in (1000, 1001)]
+    grid = [make_record("msft", s, {"a": 0.7}, lr=lr) for lr in (5e-4, 2e-3) for s in (1000, 1001)]
+    for r in (*chosen, *lucky, *grid):
+        write_run(r, tmp_path)
+    (section,) = sections(gather([tmp_path]))
+    first, *others = section.rows
+    one_run = chosen[0].total_model_flops / (chosen[0].identity.budget.flops / chosen[0].identity.budget.multiple)
+    assert [r.identity.seed for r in first.runs] == list(range(5))
+    assert first.score.value == pytest.approx(0.5)
+    assert first.tuned == pytest.approx(2 * 0.5 + 4 * one_run), "the runs at the chosen rate were tuning, too"
+    assert [(row.tuning, len(row.runs), row.score.value) for row in others] == [
+        (True, 2, pytest.approx(0.8)),
+        (True, 2, pytest.approx(0.7)),
+        (True, 2, pytest.approx(0.7)),
+    ]
+    assert len({row.key for row in section.rows}) == 4
+
+
+def test_rates_are_compared_with_the_references_on_the_seeds_that_chose_them(tmp_path):
+    skills = {"proportional": {1e-3: 0.6, 2e-3: 0.5}, "msft": {1e-3: 0.8, 2e-3: 0.4}}
+    for strategy, by_rate in skills.items():
+        for lr, skill in by_rate.items():
+            for seed in (1000, 1001, *(range(4) if lr == 1e-3 else ())):
+                worlds.write_run(*worlds.make_run(strategy, seed, skill, n=40, lr=lr), tmp_path)
+    (section,) = sections(gather([tmp_path]))
+    rows = {(row.strategy, row.first.identity.lr, row.tuning): row for row in section.rows}
+    assert len(rows) == 6
+    for (strategy, lr, tuning), row in rows.items():
+        paired = rows["proportional", 1e-3, tuning]
+        want = np.mean([r.macro for r in row.runs]) - np.mean([r.macro for r in paired.runs])
+        assert row.is_reference == ((strategy, lr, tuning) == ("proportional", 1e-3, False))
+        assert row.difference.value == pytest.approx(want)
 
 
 def test_a_refutation_stands_on_the_row_that_it_disputes(folder, tmp_path):
