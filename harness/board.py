@@ -61,6 +61,7 @@ def _draft(records: Sequence[Record], found: Gathered) -> Draft:
     rows = [Row(tuple(sorted(g, key=lambda r: (r.identity.seed, r.id)))) for g in grouped(records, _entry)]
     multiples = sorted({row.multiple for row in rows}, key=lambda m: (m != 1, m))
     peers = {m: _tuned([row for row in rows if row.multiple == m]) for m in multiples}
+    told = [row for rows_of_one in peers.values() for row in rows_of_one]
     goal = target([r.curves for r in _reference(peers.get(1.0, [])) if r.curves])
     budgets = []
     for m in multiples:
@@ -69,7 +70,7 @@ def _draft(records: Sequence[Record], found: Gathered) -> Draft:
             replace(
                 row,
                 reference=_looked(reference, peers[m]) if row.tuning else reference,
-                hints=_hints(row, rows),
+                hints=_hints(row, told),
                 goal=goal,
             )
             for row in peers[m]
@@ -211,7 +212,8 @@ def _hints(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
     same = [r for r in rows if r.strategy == row.strategy]
     i = row.first.identity
     hints = [row.settings] if row.settings else []
-    if len({r.first.identity.lr for r in same}) > 1:
+    peers = [r for r in same if r.multiple == row.multiple and hyperparameters(r.first) == hyperparameters(row.first)]
+    if len({r.first.identity.lr for r in peers if row.tuning or not r.tuning}) > 1:
         hints.append(f"lr {i.lr:g}")
     if len({r.first.identity.source_sha256 for r in same}) > 1:
         hints.append(f"source {i.source_sha256[:8]}")
