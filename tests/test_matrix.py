@@ -145,13 +145,20 @@ def test_the_study_of_msft_is_what_it_says():
     raw = axes.read(ROOT / "benchmarks" / "study_msft.yaml")
     drafts = axes.drafts(ROOT / "benchmarks" / "study_msft.yaml", {}, Request())
     assert raw["seeds"] == "0-9"
-    assert len(drafts) == 170
+    assert len(drafts) == 150
     rates = {d.request.strategy: d.request.lr for d in drafts}
     slow = dict.fromkeys(("uniform", "continual_sft", "dynamix_sft"), 4e-4)
     assert rates == dict.fromkeys(("proportional", "sft", "sro", "soft_sro", "ies", "msft"), 8e-4) | slow
     assert {d.entry.removesuffix(" lr=0.0008") for d in drafts if d.request.budget == 2} == {
         "proportional",
-        *(f"msft C={c}" for c in (0.5, 1, 2, 3)),
+        *(f"msft C={c}" for c in (0.5, 1)),
+    }
+    ends = axes.drafts(ROOT / "benchmarks" / "study_msft_ends.yaml", {}, Request())
+    assert len(ends) == 40
+    assert sum(d.request in [x.request for x in drafts] for d in ends) == 20
+    assert {(d.entry.removesuffix(" lr=0.0008"), d.request.budget) for d in ends} == {
+        *((f"msft C={c}", 2) for c in (0.5, 1)),
+        *((f"msft C={c}", 5) for c in (2, 3)),
     }
 
 
