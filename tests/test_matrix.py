@@ -13,7 +13,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from harness import axes, executor, matrix, matrix_view, process, record, study, workers
+from harness import axes, executor, matrix, matrix_view, process, record, registry, study, workers
 from harness.compare import compare
 from harness.errors import HarnessError
 from harness.panel import Panel
@@ -159,6 +159,21 @@ def test_the_study_of_msft_is_what_it_says():
     assert {(d.entry.removesuffix(" lr=0.0008"), d.request.budget) for d in ends} == {
         *((f"msft C={c}", 2) for c in (0.5, 1)),
         *((f"msft C={c}", 5) for c in (2, 3)),
+    }
+
+
+def test_the_study_of_selectors_is_what_it_says():
+    drafts, tuned = (
+        axes.drafts(ROOT / "benchmarks" / f"{name}_partitionsel.yaml", {}, Request()) for name in ("study", "tuning")
+    )
+    assert (len(drafts), len(tuned)) == (240, 72)
+    # All choose a quarter of the same pool, and whoever asks for anchors sees as many.
+    made = {d.entry: registry.resolve(d.request.strategy).build(d.request.options).hyperparameters for d in drafts}
+    assert {(h["pool"], h["ratio"]) for name, h in made.items() if name != "proportional"} == {(4, 0.25)}
+    assert {h["anchors"] for name, h in made.items() if "partitionsel" in name or "greats" in name} == {4}
+    options = {(d.request.strategy, tuple(d.request.options.items())) for d in tuned}
+    assert {(d.request.strategy, tuple(d.request.options.items())) for d in drafts} - options == {
+        (d.request.strategy, tuple(d.request.options.items())) for d in drafts if "eta_select" in d.request.options
     }
 
 
