@@ -2,7 +2,8 @@
 
 Deviations: from each pool before each update (paper: from each class of the whole training set every epoch), on
 sketches of the gradients of the last blocks' matrices (paper: a bound from the last layer's input). The weights are
-rescaled to mean 1, so that the learning rate keeps its meaning.
+rescaled to mean 1, so that the learning rate keeps its meaning. They are of gradients of mean token losses, while the
+harness's loss sums over tokens: longer responses count for more.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,8 @@
 
 Deviations: from each pool before each update (paper: from the whole training set every 20 epochs), on sketches of
 the gradients of the last blocks' matrices (paper: of the last layer). The weights are rescaled to mean 1, so that
-the learning rate keeps its meaning; what the pursuit leaves open is filled at random with weight 1 before that.
+the learning rate keeps its meaning; what the pursuit leaves open is filled at random with weight 1 before that. What is
+matched are gradients of mean token losses, while the harness's loss sums over tokens: longer responses count for more.
 """
 
 from dataclasses import dataclass

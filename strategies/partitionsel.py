@@ -50,7 +50,7 @@ class PartitionSel:
             G = pool.gradients(looked, modules=f"sketch:{self.layers}", normalize=True)
             K, s, norm = split(G.gram(), len(pool))  # norm: |g_val|^2
             eta = max(pool.lr if self.eta_select is None else self.eta_select, 1e-12)
-            b = s + 0.5 * eta * K.diagonal()  # U(w) / eta with v = eta w: <v, b> - <v, K v> / 2
+            b = s + 0.5 * eta * K.diagonal()  # U(w) with v = eta w: <v, b> - <v, K v> / 2
             seen = np.where(dom_N[:, None] == dom_N, K, 0.0) if self.within else K
             kappa = pool.batch * max(1, int(self.pool * self.ratio))
             kappa_C, rng = budgets(np.bincount(dom_N), kappa), None if self.greedy else pool.rng
