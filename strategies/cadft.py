@@ -4,10 +4,11 @@ The details rest on a secondary account of the paper; no code was seen.
 
 Deviations: T_warm = 3000 and K = 1000 steps cannot both be meant with the paper's data of about 390 steps; they are one pass
 over the data and a third of one. The moving average (coefficient not given) is over visits, halved at each, of the
-z-score; an example needs two visits since it was last rewritten to be a candidate. The weighted sum is divided by the
-supervised tokens of the effective batch, so that weights of 1 are DFT. A generation that is empty, or not finished within
-the length of the longest candidate, is discarded. A rewriting for which a K's worth of budget is no longer left is left out.
-`verified` (accept a rewriting only if the task's answer matches) is ours, not the paper's.
+z-score; an example needs two visits since it was last rewritten to be a candidate, and in the second pass the candidates are
+the same share of the part of the data that may have two. The weighted sum is divided by the supervised tokens of the
+effective batch, so that weights of 1 are DFT. A generation that is empty, or not finished within the length of the longest
+candidate, is discarded. A rewriting for which a K's worth of budget is no longer left is left out. `verified` (accept a
+rewriting only if the task's answer matches) is ours, not the paper's.
 """
 
 import hashlib
@@ -93,7 +94,8 @@ class Rewriting(Lens):
     def _rewrite(self, mixture: Mixture, passes: float) -> None:
         """Candidates by moving average; each is replaced with a probability by what the model makes of its prompt."""
         m, lab, held = self._method, self._lab, frozenset(mixture.sequence)
-        k = math.ceil(m.share * mixture.epoch_examples)
+        twice = min(1.0, max(0.0, passes - 1.0))  # of the data, the part that may have two visits
+        k = math.ceil(m.share * twice * mixture.epoch_examples)
         worst = lab.examples.top("persistent", k + len(mixture.excluded), tasks=mixture.tasks)
         worst = [e for e in worst if e.id not in mixture.excluded and (not held or e.id in held)][:k]
         drawn = [e for e in worst if lab.rng.random() < m.chance]

@@ -91,6 +91,13 @@ def test_the_schedule_counts_passes_of_the_weights_and_everything_is_logged(toy,
     assert sum(e.model for e in core.ledger.entries if e.phase == "generate") > 0
 
 
+def test_in_the_second_pass_candidates_are_a_share_of_what_has_two_visits(toy, tiny, tmp_path):
+    core, _ = run(tmp_path, toy, tiny, "cadft", {"warmup": "1.25", "every": "0.25", "share": "0.25", "chance": "0"})
+    events = logged(core)[:5]
+    assert [e["passes"] for e in events] == [1.25, 1.5, 1.75, 2.0, 2.25]
+    assert [e["candidates"] for e in events] == [3, 6, 9, 12, 12]
+
+
 def test_candidates_are_the_worst_by_moving_average_and_start_anew(toy, tiny, tmp_path):
     lab, core, _, _ = make_lab(tmp_path, toy, tiny, budget=8.0)
     seen, made = [], []
