@@ -21,7 +21,8 @@ class Pool:
     """n candidates drawn as training would draw them. Its looks are billed, and not journalled on their own.
 
     `batch` examples make one update; `quota` says how many of each task an effective batch of this mixture holds on
-    average (rounded by largest remainder). `table`, `state` and `rng` are those of every callback.
+    average (rounded by largest remainder), `share` what part of the mixture each task is. `table`, `state` and `rng` are
+    those of every callback.
     """
 
     def __init__(self, core: Core, ids: Sequence[str], mixture: Mixture, batch: int, step: int, reserve: int) -> None:
@@ -46,6 +47,11 @@ class Pool:
     def nll(self) -> Array:
         """Mean token NLL of each candidate (n,); one forward pass, billed at the first use."""
         return np.array([-float(row.mean()) for row in self.logprobs()])
+
+    @property
+    def share(self) -> dict[str, float]:
+        """The mixture's weight of each task, summing to 1."""
+        return dict(self._mixture.weights)
 
     @cached_property
     def quota(self) -> dict[str, int]:

@@ -28,10 +28,12 @@ class CoLM:
         def select(pool: Any) -> Selection:
             K = pool.gradients(modules=f"sketch:{self.layers}", normalize=True).gram().astype(float)
             dom_N, kappa = domains(pool.task), pool.batch * max(1, int(self.pool * self.ratio))
+            share_C = np.array([pool.share[t] for t in sorted(set(pool.task))])
+            rare_C = share_C < self.rare / len(pool.share)
             S = np.concatenate(
                 [
                     mine[facility_location(1.0 + K[np.ix_(mine, mine)], kappa_c)]
-                    for c, kappa_c in enumerate(self.budgets(np.bincount(dom_N), kappa))
+                    for c, kappa_c in enumerate(self.budgets(np.bincount(dom_N), rare_C, kappa))
                     for mine in [np.flatnonzero(dom_N == c)]
                 ]
             )
@@ -40,9 +42,8 @@ class CoLM:
 
         return lens(lab, select=select, pool=self.pool)
 
-    def budgets(self, n_C: Any, kappa: int) -> Any:
+    def budgets(self, n_C: Any, rare_C: Any, kappa: int) -> Any:
         """kappa_C (C,): rare tasks whole, the rest of kappa by size."""
-        small_C = n_C < self.rare * n_C.mean()
-        if n_C[small_C].sum() > kappa // 2:
+        if n_C[rare_C].sum() > kappa // 2:
             return budgets(n_C, kappa)
-        return np.where(small_C, n_C, budgets(np.where(small_C, 0, n_C), kappa - n_C[small_C].sum()))
+        return np.where(rare_C, n_C, budgets(np.where(rare_C, 0, n_C), kappa - n_C[rare_C].sum()))

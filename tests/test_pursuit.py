@@ -190,6 +190,7 @@ class FakePool:
         self.examples = [SimpleNamespace(id=i, task=t) for i, t in zip(self.ids, task, strict=True)]
         self.quota, self.state, self.lr, self.progress = dict.fromkeys(task, 1), {}, 1e-4, 0.0
         self.rng, self.lines = np.random.default_rng(0), []
+        self.share = dict.fromkeys(task, 1 / len(set(task)))
 
     def __len__(self):
         return len(self.G)
@@ -243,6 +244,13 @@ def test_selectors_choose_one_batch_of_different_candidates_whatever_the_gradien
         assert sum(line["tasks"]) == batch
         assert line["tasks"][2] == 0
         assert all(np.isfinite(v) for k, v in line.items() if k != "tasks")
+
+
+def test_colm_takes_for_rare_what_the_mixture_has_little_of_whatever_was_drawn():
+    for share, expected in ((0.5, 1), (0.1, 2)):
+        pool = FakePool(np.random.default_rng(1).normal(size=(16, 5)), "aa" + "b" * 14, 4)
+        pool.share = {"a": share, "b": 1 - share}
+        assert [pool.task[i] for i in chosen("colm", pool).indices].count("a") == expected
 
 
 def test_faithful_partitionsel_meets_its_budgets():

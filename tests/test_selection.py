@@ -157,9 +157,9 @@ def test_budgets_by_hand():
 
 def test_colm_keeps_rare_tasks_whole():
     CoLM = resolve("colm").parts[0].cls
-    assert CoLM().budgets(np.array([2, 14, 16]), 16).tolist() == [2, 7, 7]
-    assert CoLM(rare=0.0).budgets(np.array([2, 14, 16]), 16).tolist() == [1, 7, 8]
-    assert CoLM(rare=3.0).budgets(np.array([2, 14, 16]), 16).tolist() == [1, 7, 8]  # all are rare: by size
+    n_C = np.array([2, 14, 16])
+    for rare_C, expected in [([1, 0, 0], [2, 7, 7]), ([0, 0, 0], [1, 7, 8]), ([1, 1, 1], [1, 7, 8])]:  # all: by size
+        assert CoLM().budgets(n_C, np.array(rare_C, bool), 16).tolist() == expected
 
 
 def test_conflicts_are_pairs_that_point_apart():
