@@ -1,8 +1,9 @@
 """RHO-Loss: train on the examples of each pool whose loss exceeds most what a model of held-out data leaves (arXiv 2206.07137).
 
-As in the paper's variant without hold-out data, two reference models each learn half of every task and judge the
-other half; both are billed. Deviations: the references are the model itself, trained for a share of the budget
-(paper: a small model, until its loss on held-out data is lowest); the mean loss over an example's tokens.
+As in the paper's variant without hold-out data, two reference models each learn a random half of the data and judge
+the other half; both are billed. Deviations: the references are the model itself, trained for a share of the budget
+(paper: a small model, until its loss on held-out data is lowest), or as it begins where that pays for no step; the
+mean loss over an example's tokens.
 """
 
 from dataclasses import dataclass
@@ -24,11 +25,11 @@ class RHOLoss:
         tasks, everyone = sorted(lab.tasks), lab.examples.where("visits", above=-1)
         side_N = lab.rng.permutation(np.arange(len(everyone)) % 2)
         halves = [[e for e, side in zip(everyone, side_N, strict=True) if side == half] for half in (0, 1)]
-        references = []
-        for others in reversed(halves):
+        references = [lab.checkpoint()] * 2
+        for k, others in enumerate(reversed(halves)):
             with lab.fork("proxy", budget=f"{self.reference / 2} budget") as child:
                 child.train(child.proportional().without(others), keep="none")
-                references.append(child.checkpoint())
+                references[k] = child.checkpoint()
         second = {e.id for e in halves[1]}
 
         def select(pool: Any) -> Selection:

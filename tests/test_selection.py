@@ -200,6 +200,13 @@ def test_each_trains_bills_and_repeats_itself(name, toy, tiny, tmp_path):
         assert all(sum(line["tasks"]) % 4 == 0 for line in lines)
 
 
+def test_references_that_no_step_is_paid_for_are_the_model_as_it_begins(toy, tiny, tmp_path):
+    core, _ = play(tmp_path, toy, tiny, "rho_loss", budget=0.3)
+    phases = {e.phase for e in core.ledger.entries}
+    assert {"train", "probe"} <= phases
+    assert "proxy" not in phases
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
