@@ -21,7 +21,8 @@ class Clock:
 
     A step of f FLOPs with R left under the cap moves progress p by (1 - p) f / R. When nothing else is billed this is
     training FLOPs over (cap - what was billed before the first step); a probe or a look in the middle makes later steps
-    count more instead of making the rate jump. See docs/adr/0001-lr-clock.md. It is never rolled back.
+    count more instead of making the rate jump. What a selector bills for its update is part of that step. It is never
+    rolled back. See docs/adr/0001-lr-clock.md.
     """
 
     def __init__(self, schedule: Schedule, peak_lr: float) -> None:
@@ -179,7 +180,7 @@ def run_stage(
     while not stage.complete(0):
         if stage.pausing():
             return _paused(stage)
-        before, fresh = lab.sampler.state(), not stage.pending
+        before, fresh, room = lab.sampler.state(), not stage.pending, lab.ledger.remaining
         try:
             ids, weights = _next(lab, stage, max(reserve, lab.ledger.remaining - stage.left()))
         except NoRoom as missing:  # what a selector wanted to look at: under the cap, or within the asked length
@@ -187,6 +188,7 @@ def run_stage(
             stage.cut = not lab.ledger.fits(missing.flops + reserve)
             reserve += missing.flops
             break
+        looked = room - lab.ledger.remaining  # what a selector has billed for this update
         items = lab.items(ids)
         cost = lab.step_cost(items, spec)
         done = stage.complete(cost.model)
@@ -197,7 +199,7 @@ def run_stage(
             reserve += cost.model
             break
         stage.pending.pop(0)
-        _step(lab, stage, items, cost, weights)
+        _step(lab, stage, items, cost, weights, looked)
         if stage.look_due():
             _look(lab, stage)
         lab.tick(stage)
@@ -219,8 +221,10 @@ def _next(lab: Trainer, stage: Stage, reserve: int) -> Update:
     return stage.pending[0]
 
 
-def _step(lab: Trainer, stage: Stage, items: list[Item], cost: Cost, weights: Sequence[float] | None) -> None:
-    lr = lab.clock.advance(cost.model, lab.ledger.remaining)
+def _step(
+    lab: Trainer, stage: Stage, items: list[Item], cost: Cost, weights: Sequence[float] | None, looked: int
+) -> None:
+    lr = lab.clock.advance(cost.model + looked, lab.ledger.remaining + looked)
     started = time.perf_counter()
     try:
         nll, booked = lab.take_step(items, lr, stage.spec, stage.step + 1, weights)

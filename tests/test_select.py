@@ -114,6 +114,20 @@ def test_a_length_in_budget_counts_the_probes(lab_):
     assert 0 <= 0.5 * plan.identity.budget.flops - sum(billed.values()) < step
 
 
+def test_the_clock_moves_with_what_choosing_costs(lab_):
+    lab, core, _, _ = lab_()
+    seen = []
+
+    def select(pool):
+        seen.append((pool.progress, core.ledger.spent / core.ledger.cap))
+        return Selection(np.argsort(pool.nll)[: pool.batch])
+
+    lab.train(lab.uniform(), pool=6, select=select, keep="none")
+    assert len(seen) > 10
+    assert [progress for progress, _ in seen] == pytest.approx([spent for _, spent in seen])
+    assert core.clock.progress > 0.9
+
+
 def test_at_the_cap_a_look_that_does_not_fit_cuts_and_the_promised_look_is_taken(lab_):
     lab, core, _, _ = lab_(budget=0.6)
     calls = []
