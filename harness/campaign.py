@@ -39,6 +39,7 @@ class Campaign:
     cpus: int | None = None
     gpus: float | None = None
     yes: bool = False
+    against: str = study.REFERENCE
     shape: str | None = None
     as_json: bool = False
 
@@ -48,6 +49,7 @@ class Campaign:
         if self.file is None and self.strategies is None:
             raise HarnessError("matrix: give FILE.yaml, or --strategies NAME,NAME")
         matrix = build(self.file, self._given(), Request(mirror=self.mirror, runs=self.runs))
+        study.check_against(matrix.cells, self.against)
         if executor is None:  # only looked at
             self._print(matrix, {})
             return
@@ -91,7 +93,7 @@ class Campaign:
             raise click.Abort
 
     def _print(self, matrix: Matrix, failed: Mapping[str, str]) -> None:
-        rows = study.rows(matrix.cells)
+        rows = study.rows(matrix.cells, self.against)
         if self.as_json:
             cells = [_facts(cell, failed.get(cell.id)) for cell in matrix.cells]
             found = {"cells": cells, "skipped": list(matrix.skipped), "rows": [study.as_dict(row) for row in rows]}

@@ -1,4 +1,4 @@
-"""The summary of a matrix: a row an entry and budget, against `proportional` on the same seeds. Computed, never stored.
+"""The summary of a matrix: a row an entry and budget, against one of them on the same seeds. Computed, never stored.
 
 Scores are fractions, FLOPs are model FLOPs. Intervals are 95 %, for seeds and items (compare.py); of runs that have lost
 their items, for seeds alone.
@@ -13,18 +13,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness.errors import unknown
 from harness.matrix import Cell
 from harness.record import Record, read
 from harness.standings import Standings, standings
 from harness.stats import Estimate, mean_interval, paired_difference
 
-REFERENCE = "proportional"
+REFERENCE = "proportional"  # unless another row is asked for
 
 
 @dataclass(frozen=True)
 class Row:
     """One entry at one budget on one workload: the records there are of the `asked` cells.
 
+    `reference`: those of the row that differences are to, of the entry `against`.
     `tuning`: its learning rate is one of a grid, `chosen` the best of it, `edge` its smallest or largest as well.
     """
 
@@ -39,6 +41,7 @@ class Row:
     tuning: bool = False
     chosen: bool = False
     edge: bool = False
+    against: str = REFERENCE
     standings: Standings = field(default_factory=Standings)
 
     @property
@@ -77,8 +80,8 @@ class Row:
         return sum(r.status == "finished" for r in self.records)
 
 
-def rows(cells: Iterable[Cell]) -> list[Row]:
-    """Rows in the order of the matrix; those without a record yet have none."""
+def rows(cells: Iterable[Cell], against: str = REFERENCE) -> list[Row]:
+    """Rows in the order of the matrix; those without a record yet have none. `against`: an entry, with its rate or without."""
     groups: dict[tuple[str, str, str, str, float], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.row, []).append(cell)
@@ -88,11 +91,18 @@ def rows(cells: Iterable[Cell]) -> list[Row]:
     chosen, edges = _chosen(grids, groups, found), {key for keys in grids for key in _ends_of(keys, groups)}
     made = []
     for key, group in groups.items():
-        reference = found.get(_reference(key, groups, chosen), ())
+        reference = found.get(_reference(key, groups, chosen, against), ())
         tuning = group[0].tuning
         at_edge = key in chosen & edges
-        made.append(Row(*key, len(group), found[key], reference, tuning, key in chosen, at_edge))
+        made.append(Row(*key, len(group), found[key], reference, tuning, key in chosen, at_edge, against))
     return _with_items(made, files)
+
+
+def check_against(cells: Iterable[Cell], against: str) -> None:
+    """Raises HarnessError where no entry is called so; a matrix without `proportional` has no differences, and that is well."""
+    entries = {cell.entry for cell in cells}
+    if against != REFERENCE and not any(_called(entry, against) for entry in entries):
+        raise unknown("row", against, entries)
 
 
 def _with_items(made: Sequence[Row], files: Mapping[str, Path]) -> list[Row]:
@@ -181,15 +191,16 @@ def _chosen(
     return chosen
 
 
-def _reference(key: tuple[Any, ...], groups: Mapping[Any, Sequence[Cell]], chosen: set[Any]) -> Any:
-    """The row of `proportional` without options beside a row: at the chosen learning rate, else at the same one."""
-    peers = [k for k, cells in groups.items() if k[:3] == key[:3] and k[4] == key[4] and _plain(cells[0])]
+def _reference(key: tuple[Any, ...], groups: Mapping[Any, Sequence[Cell]], chosen: set[Any], against: str) -> Any:
+    """The row of that entry beside a row: at the chosen learning rate, else at the same one."""
+    peers = [k for k in groups if k[:3] == key[:3] and k[4] == key[4] and _called(k[3], against)]
     same = [k for k in peers if groups[k][0].plan.identity.lr == groups[key][0].plan.identity.lr]
     return next(iter([k for k in peers if k in chosen] or same or peers), None)
 
 
-def _plain(cell: Cell) -> bool:
-    return cell.plan.identity.strategy == REFERENCE and not cell.request.options
+def _called(entry: str, name: str) -> bool:
+    """Whether a row is called so, its learning rate said or not."""
+    return name in (entry, entry.partition(" lr=")[0])
 
 
 def _by_seed(records: Iterable[Record]) -> dict[int, float]:
@@ -218,6 +229,7 @@ def as_dict(row: Row) -> dict[str, Any]:
         "first_use_flops": row.first_use if known else None,
         "discarded": row.discarded if known else None,
         "finished": row.finished,
+        "against": row.against,
     }
     return facts | ({"tuning": True, "chosen": row.chosen, "edge": row.edge} if row.tuning else {})
 
@@ -233,7 +245,7 @@ def _ends(name: str, e: Estimate | None) -> dict[str, float | None]:
 def shown(found: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells for people: percent and points; columns that are the same in all rows are left out."""
     where = [name for name in ("suite", "model", "mode") if len({getattr(r, name) for r in found}) > 1]
-    header = ["strategy", *where, "budget", "score, %", f"vs {REFERENCE}", "FLOPs", "disc.", "seeds"]
+    header = ["strategy", *where, "budget", "score, %", f"vs {_against(found)}", "FLOPs", "disc.", "seeds"]
     lines = []
     for r in found:
         facts = [r.entry + (" *" if r.chosen else ""), *(getattr(r, name) for name in where), f"{r.budget:g}x"]
@@ -250,11 +262,15 @@ def shown(found: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return header, lines
 
 
+def _against(found: Sequence[Row]) -> str:
+    return found[0].against if found else REFERENCE
+
+
 def notes(found: Sequence[Row]) -> list[str]:
     """What the table's numbers mean."""
     said = [
         "score: macro mean over tasks, ± its 95 % interval for seeds and items",
-        f"vs {REFERENCE}: points and 95 % interval, paired on the same seeds and items",
+        f"vs {_against(found)}: points and 95 % interval, paired on the same seeds and items",
         "FLOPs: billed, mean of a run; disc.: the share of them that was rolled back",
     ]
     for r in (r for r in found if r.records and r.first_use > r.billed):

@@ -375,6 +375,27 @@ def test_the_tables_numbers_by_hand(tmp_path):
     ]
 
 
+def test_differences_to_another_row(tmp_path):
+    cells = cells_of(tmp_path, "proportional", [(0, 0.50), (1, 0.60), (2, 0.70)])
+    cells += cells_of(tmp_path, "sft lr=0.0008", [(0, 0.52), (1, 0.60), (2, 0.71)])
+    cells += cells_of(tmp_path, "msft C=2 lr=0.0008", [(0, 0.62), (1, 0.70), (2, None)], passed={"C": "2"})
+    cells += cells_of(tmp_path, "msft C=2 lr=0.0008", [(0, 0.9)], passed={"C": "2"}, multiple=2.0)
+    for name in ("sft", "sft lr=0.0008"):
+        plain, sft, msft, twice = study.rows(cells, name)
+        assert (sft.difference, twice.difference) == (None, None)
+        assert plain.difference.value == pytest.approx(-0.01)
+        # paired on seeds 0 and 1: +0.10, +0.10
+        assert (msft.difference.value, msft.difference.n) == (pytest.approx(0.1), 2)
+    assert study.shown([plain, sft])[0][3] == "vs sft lr=0.0008"
+    assert any(note.startswith("vs sft lr=0.0008: points") for note in study.notes([plain]))
+    assert study.as_dict(msft)["against"] == "sft lr=0.0008"
+    assert [row.difference.value for row in study.rows(cells, "msft C=2")[:2]] == pytest.approx([-0.11, -0.10])
+    study.check_against(cells, "sft")
+    study.check_against(cells[3:], "proportional")
+    with pytest.raises(HarnessError, match=r"unknown row 'sft lr=8'; did you mean 'sft lr=0\.0008'"):
+        study.check_against(cells, "sft lr=8")
+
+
 def test_a_row_without_records_and_the_forms(tmp_path):
     cells = cells_of(tmp_path, "proportional", [(0, 0.5)]) + cells_of(tmp_path, "a|b", [(0, None)])
     rows = study.rows(cells)
