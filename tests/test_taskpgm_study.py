@@ -9,8 +9,11 @@ from benchmarks import taskpgm_algebra as algebra
 from benchmarks import variants
 from harness import axes
 from harness.api import Example, HarnessError
+from harness.curves import SCENARIOS
+from harness.ledger import BILLED
 from harness.registry import resolve
-from harness.request import Request
+from harness.rehearsal import Props, rehearse
+from harness.request import Request, prepare, vary
 from strategies import _numerics as numerics
 from tests.conftest import ROOT
 from tests.records import make_record, write_run
@@ -26,6 +29,24 @@ def test_the_page_holds_what_the_script_prints():
     for kind in ("pmi", "jsd"):
         assert algebra.table(algebra.planted(kind), (0, 1), 8) in page
     assert algebra.with_utility(algebra.planted("pmi")) in page
+
+
+@pytest.mark.slow
+def test_the_page_says_what_learning_takes_of_the_budget():
+    """By the plan of each run; a share that is allowed is more than what looks at a few items use up."""
+    said = " ".join((ROOT / "docs" / "studies" / "taskpgm.md").read_text().split())
+    first = prepare(Request())
+    for name, text in {
+        "taskpgm": "TaskPGM's single-task models take {} % of the budget",
+        "regmix": "RegMix's proxies {} %",
+        "doremi": "reference and proxy of DoReMi {} %",
+        "skill_it": "Skill-It's one-task runs and looks {} %",
+        "aioli": "Aioli's looks {} %",
+    }.items():
+        plan = vary(first, Request(strategy=name))
+        table = rehearse(Props(plan), SCENARIOS[0]).table
+        taken = sum(table[phase]["model_flops"] for phase in BILLED if phase != "train")
+        assert text.format(round(100 * taken / plan.identity.budget.flops)) in said
 
 
 @pytest.mark.parametrize("kind", ["pmi", "jsd"])
