@@ -124,18 +124,73 @@ def test_the_files_multiply_out_to_the_runs_they_announce(tmp_path):
     assert len(twin) == 120
 
 
+def ran(folder, seed, options, *logs, strategy="taskpgm", tasks=(*algebra.TWINS, algebra.NOISE, "addition"), **facts):
+    """A record on a variant with these tasks whose run has logged this."""
+    scores = dict.fromkeys(tasks, 0.5)
+    made = make_record(strategy, seed, scores, hyperparameters=options, passed=options, **facts)
+    made.events.extend({"billed_flops": 1, "verb": "log", "note": note, "data": data} for note, data in logs)
+    return write_run(type(made).model_validate(made.model_dump(warnings=False)), folder)
+
+
 def test_measured_affinities_are_found_by_name(tmp_path):
     tasks = sorted([*algebra.TWINS, algebra.NOISE, "addition"])
     paths = []
     for seed in range(2):
-        made = make_record("taskpgm", seed)
         S = (-np.ones((4, 4)) + np.eye(4)) * (1 + seed)
-        made.events.append(
-            {"billed_flops": 1, "verb": "log", "note": "affinity", "data": {"tasks": tasks, "S": S.tolist()}}
-        )
-        made = type(made).model_validate(made.model_dump(warnings=False))
-        paths.append(write_run(made, tmp_path))
-    S, twins, noise = algebra.measured(paths)
+        paths.append(ran(tmp_path, seed, {}, ("affinity", {"tasks": tasks, "S": S.tolist()})))
+    S, twins, noise = algebra.measured(algebra.of_twins(paths))
     assert np.allclose(S, 1.5 * (np.eye(4) - 1))
     assert ([tasks[i] for i in twins], tasks[noise]) == (list(algebra.TWINS), algebra.NOISE)
     assert algebra.row(np.array([0.1, 0.2, 0.3, 0.4]), twins, noise) == pytest.approx((0.35, 0.2, 0.1, 0.4))
+
+
+def test_a_folder_of_all_runs_gives_a_table_for_each_kind_of_affinity(tmp_path):
+    """Nats and divergences are not averaged, and runs on pocket itself are no part of it."""
+    tasks = sorted([*algebra.TWINS, algebra.NOISE, "addition"])
+
+    def affinity(S):
+        return "affinity", {"tasks": tasks[: len(S)], "S": S.tolist()}
+
+    nats, shares = 5 * (np.eye(4) - 1), (np.eye(4) + 1) / 2
+    paths = [ran(tmp_path, seed, {"affinity": "pmi"}, affinity(nats * (1 + seed))) for seed in (0, 1)]
+    paths += [
+        ran(tmp_path, 0, {"affinity": "jsd"}, affinity(shares)),
+        ran(tmp_path, 0, {"faithful": True}, affinity(nats)),
+    ]
+    paths += [
+        ran(tmp_path, 0, {"r": 2.0}, affinity(np.eye(2)), tasks=("larger", "reverse")),
+        ran(tmp_path, 0, {}, strategy="uniform"),
+    ]
+    groups = algebra.kinds(algebra.of_twins(paths))
+    assert {kind: len(group) for kind, group in groups.items()} == {"PMI": 2, "JSD": 1, "PMI faithful": 1}
+    assert np.allclose(algebra.measured(groups["PMI"])[0], 1.5 * nats)
+    assert np.allclose(algebra.measured(groups["JSD"])[0], shares)
+    shown = algebra.report(paths)
+    assert [line for line in shown.splitlines() if line.startswith("Measured")] == [
+        "Measured JSD, 1 runs:",
+        "Measured PMI, 2 runs:",
+        "Measured PMI faithful, 1 runs:",
+    ]
+
+
+def test_learned_weights_are_counted_as_the_predictions_ask(tmp_path):
+    def weights(addition, larger, reverse, again):
+        p = {"addition": addition, "larger": larger, "reverse": reverse, "reverse_again": again}
+        return "weights", {"weights": p, "l1": sum(abs(x - 0.25) for x in p.values())}
+
+    paths = [
+        ran(tmp_path, 0, {"affinity": "pmi"}, weights(0.2, 0.2, 0.3, 0.3)),
+        ran(tmp_path, 1, {"affinity": "pmi"}, weights(0.1, 0.4, 0.26, 0.24)),
+        ran(tmp_path, 0, {"faithful": True}, weights(0.0, 0.0, 0.5, 0.5)),
+        ran(tmp_path, 1, {"faithful": True}, weights(0.25, 0.25, 0.25, 0.25)),
+        ran(tmp_path, 0, {"utility": 0.1}, weights(0.4, 0.2, 0.2, 0.2)),
+        ran(tmp_path, 0, {}, weights(0.4, 0.2, 0.2, 0.2), weights(0.2, 0.4, 0.2, 0.2), strategy="skill_it"),
+        ran(tmp_path, 0, {"mixture": "a"}, weights(0.4, 0.2, 0.2, 0.2), reused={"id": 16 * "a", "flops": 1, "seed": 0}),
+        ran(tmp_path, 0, {}, strategy="uniform"),
+    ]
+    assert algebra.learned(algebra.of_twins(paths)).splitlines()[2:] == [
+        "| skill_it lr=0.001 | 1 | 0.200 | 0.300 | 0.300 | 0.300 | 0 | 0 | 0 | 1 |",
+        "| taskpgm affinity=pmi lr=0.001 | 2 | 0.275 | 0.300 | 0.150 | 0.260 | 1 | 1 | 0 | 0 |",
+        "| taskpgm faithful=True lr=0.001 | 2 | 0.375 | 0.125 | 0.125 | 0.500 | 1 | 1 | 0 | 1 |",
+        "| taskpgm utility=0.1 lr=0.001 | 1 | 0.200 | 0.200 | 0.400 | 0.300 | 0 | 1 | 1 | 1 |",
+    ]
