@@ -2,8 +2,8 @@
 
 Deviations: the proxies are the model itself (paper: 512 models of 1M parameters); the target is the mean loss over tasks
 (paper: one domain's); linear regression, the paper's second choice, in place of gradient-boosted trees. It is lowest at a
-vertex, so candidates are drawn evenly over the simplex (released: concentration 1, near vertices). Mixtures are drawn
-without the released bounds on a domain's repetition.
+vertex, so candidates are drawn all over the simplex, around the prior with a concentration of 1 a task on average (released:
+1 in all, near vertices). Mixtures are drawn without the released bounds on a domain's repetition.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class RegMix:
     temperature: float = 0.5  # the prior is sizes ** temperature
     weakest: float = 0.1  # concentration of the Dirichlet around the prior: log-uniform between this
     strongest: float = 5.0  # and this
-    candidates: int = 100_000  # mixtures whose loss is predicted, of concentration 1 a task
+    candidates: int = 100_000  # mixtures whose loss is predicted, of concentration 1 a task on average
     best: int = 100  # of them are averaged
     mixture: LearnedMixture | None = None  # weights that another run has learned: no proxies
 
