@@ -180,6 +180,7 @@ class RunLab(Probing):
 
         def compute() -> None:
             core = self._core
+            core.own(to.weights)
             core.note("rollback", f"from {core.standing} to {to.weights}", {"weights": to.weights})
             core.restore(to.weights, optimizer)
 
@@ -196,6 +197,8 @@ class RunLab(Probing):
                 raise HarnessError("answer: a fork has no answer; take checkpoint() and answer with it after the fork")
             if weights not in (None, BASE) and weights not in core.store:
                 raise HarnessError(f"answer: checkpoint {weights} was released; see Lab.train about `keep`")
+            if weights is not None:
+                core.own(weights)
             previous, core.trail.answer = core.trail.answer, weights
             if previous and previous != weights and previous not in core.loose | core.trail.pinned:
                 core.store.drop(previous)

@@ -95,8 +95,15 @@ class Standing:
             self.trail.alias(self.standing, name)
             self.standing = name
 
+    def own(self, weights: str) -> None:
+        """Raise HarnessError for a checkpoint of another model, whatever its shapes."""
+        known = weights.startswith(BASE) or weights in self.store
+        if known and self.trail.origin(weights) != self.base:
+            raise HarnessError(f"checkpoint {weights} is another model's; only a fork of that model can use it")
+
     def restore(self, weights: str, optimizer: str) -> None:
         """Weights, samplers and (if saved and wanted) optimizer of a checkpoint; neither ledger nor clock."""
+        self.own(weights)
         self.settle()
         if weights == self.base:
             self.engine.load_base()
@@ -134,8 +141,7 @@ class Standing:
             return self.engine.base()
         if weights not in self.store:
             raise HarnessError(f"checkpoint {weights} was released; see Lab.train about `keep`")
-        if self.trail.origin(weights) != self.base:
-            raise HarnessError(f"checkpoint {weights} is another model's; look through it inside a fork of that model")
+        self.own(weights)
         return self.store.load(weights)[0]["model"]
 
     def look_through(self, at: str, look: Callable[[], Any]) -> Any:

@@ -62,3 +62,29 @@ def test_what_cannot_be_forked(tmp_path, toy, tiny, small):
         pass
     with pytest.raises(HarnessError, match="cannot start from here"):
         lab.fork("proxy", model=str(small), start="now")
+
+
+def test_weights_of_another_model_are_neither_gone_back_to_nor_answered_with(tmp_path, toy, tiny):
+    """Another model of the same shapes would fit in silently."""
+    twin = make_model(tmp_path / "twin")
+    lab, core, engine, _ = make_lab(tmp_path, toy, tiny)
+    with lab.fork("proxy", model=str(twin), budget="0.3 budget") as proxy:
+        start = proxy.checkpoint()
+        proxy.train(proxy.proportional(), "1 step", keep="none")
+        theirs = proxy.checkpoint()
+    lab.train(lab.proportional(), "1 step", keep="none")
+    ours, before = lab.checkpoint(), {k: v.clone() for k, v in engine.weights().items()}
+    for use in (lab.rollback, lab.answer):
+        with pytest.raises(HarnessError, match="another model's"):
+            use(theirs)
+    with pytest.raises(HarnessError, match="another model's"):
+        lab.rollback(start)
+    assert core.trail.answer is None
+    assert not any(e["verb"] == "rollback" for e in core.trail.events)
+    assert all(engine.weights()[k].equal(v) for k, v in before.items())
+    with lab.fork("proxy", model=str(twin)) as proxy:
+        proxy.rollback(theirs)
+        proxy.rollback(start)
+        for checkpoint in (ours, type(ours)("base")):
+            with pytest.raises(HarnessError, match="another model's"):
+                proxy.rollback(checkpoint)
