@@ -183,18 +183,18 @@ class Core(Standing):
         """Billed looks at the standing weights."""
         return self.looks.scores(self.standing, tasks, metric, n, self.verb, step)
 
-    def new_stage(self, mixture: Mixture, fresh: bool, references: set[str], looked: set[str] | None = None) -> None:
-        """Begin a `train`: release the previous one's checkpoints but its references, restart the optimizer if asked.
+    def new_stage(self, mixture: Mixture, fresh: bool, looked: set[str] | None = None) -> None:
+        """Begin a `train`: release the previous one's checkpoints but those held, restart the optimizer if asked.
 
         `looked`: the weights seen so far by a training that goes on after a pause; they stay.
         """
-        if looked is not None and self.standing not in references:
+        if looked is not None and self.standing not in self.held:
             self.deferred = False
         self.settle()
         self._others = {}
-        for weights in sorted(references):
+        for weights in sorted(self.held):
             self.weights_at(weights)
-        for weights in sorted(self.loose - {self.standing} - references - (looked or set())):
+        for weights in sorted(self.loose - {self.standing} - (looked or set())):
             self.release(weights)
         self.trail.gold.prune(self.reachable)
         if fresh:

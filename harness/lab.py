@@ -107,12 +107,12 @@ class RunLab(Probing):
             core.metric = metric
             fresh = optimizer == "fresh"
             earlier = after.paused if after else None
+            core.held = {at.weights for at in (*references, *reference_logits)}
             if resumed is None:
                 core.ledger.require(0)
                 if after and after.last.checkpoint.weights != core.trail.trained(core.standing):
                     raise HarnessError("train(after=): the weights have moved since the pause")
-                held = {at.weights for at in (*references, *reference_logits)}
-                core.new_stage(mixture, fresh and not after, held, set(earlier["names"]) if earlier else None)
+                core.new_stage(mixture, fresh and not after, set(earlier["names"]) if earlier else None)
             spec = Spec(
                 core.verb,
                 core.trail.starts[core.verb],

@@ -35,6 +35,7 @@ class Standing:
         self.outer: Standing | None = None  # of a fork: the lab around it
         self.verb = 0
         self.loose: set[str] = set()
+        self.held: set[str] = set()  # of them, what the running stage looks through: an interrupted one needs it again
         self.deferred = False
 
     def save(self, weights: str, restart: bool) -> None:
@@ -44,7 +45,7 @@ class Standing:
 
     def release(self, weights: str) -> None:
         """Drop a checkpoint that a stage no longer needs, unless it is the answer or was made by `checkpoint()`."""
-        if weights in self.loose and weights not in self.trail.pinned and weights != self.trail.answer:
+        if weights in self.loose - self.held - self.trail.pinned - {self.trail.answer}:
             self.loose.discard(weights)
             self.store.drop(weights)
 

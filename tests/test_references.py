@@ -168,6 +168,23 @@ def test_the_base_is_read_once_a_stage(lab_, monkeypatch):
     assert core.trail.gold.seen["base"]
 
 
+def test_a_reference_lasts_as_long_as_the_training_that_an_interruption_goes_on_with(lab_):
+    lab, core, _, _ = lab_(budget=3)
+    old = lab.train(lab.uniform(), "2 step").last.checkpoint
+    there = []
+
+    def objective(t):
+        there.append(old.weights in core.store)
+        return t.nll + t.reference(old) * 0
+
+    ask = {"eval_every": "2 step", "keep": "best", "metric": "loss", "references": [old]}
+    h = lab.train(lab.uniform(), "8 step", objective=objective, **ask)
+    assert h.best().step > 0  # the reference is no longer the best
+    assert all(there)
+    lab.train(lab.uniform(), "1 step")
+    assert old.weights not in core.store
+
+
 def test_what_was_not_named_is_refused_in_one_line(lab_):
     lab, _, _, _ = lab_()
     here = lab.checkpoint()
