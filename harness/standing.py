@@ -5,7 +5,7 @@ With the weights go the optimizer, the place in the data, example statistics, na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,18 @@ class Standing:
         self._store(weights, optimizer=not restart)
 
     def release(self, weights: str) -> None:
-        """Drop a checkpoint that a stage no longer needs, unless it is the answer or was made by `checkpoint()`."""
+        """Drop a checkpoint that a stage no longer needs: not the answer, nor one of `checkpoint()` or of an outer lab."""
         if weights in self.loose - self.held - self.trail.pinned - {self.trail.answer}:
             self.loose.discard(weights)
-            self.store.drop(weights)
+            if not any(weights in lab.loose for lab in self.around()):
+                self.store.drop(weights)
+
+    def around(self) -> Iterator[Standing]:
+        """The labs around a fork's, from the inside out."""
+        lab = self.outer
+        while lab is not None:
+            yield lab
+            lab = lab.outer
 
     def _store(self, weights: str, optimizer: bool) -> None:
         if weights == self.base or weights in self.store:

@@ -268,6 +268,22 @@ def test_a_checkpoint_of_a_fork_outlives_it(lab_):
     assert lab.validate(at=best) == seen or h.best().step != 3
 
 
+def test_a_fork_that_starts_at_a_checkpoint_of_its_parent_does_not_drop_it(lab_):
+    lab, core, engine, _ = lab_(budget=3)
+    h = lab.train(lab.uniform(), "2 step")
+    before = engine.weights()
+    for start in ("now", h.last.checkpoint):
+        with lab.fork("probe", start=start) as child:
+            ask = {"eval_every": "1 step", "keep": "best", "metric": "loss"}
+            assert child.train(child.uniform(), "2 step", **ask).best().step > 0
+            child.train(child.uniform(), "1 step", keep="none")
+    lab.rollback(h.last.checkpoint)
+    assert all(torch.equal(before[k], v) for k, v in engine.weights().items())
+    for _ in range(2):
+        lab.train(lab.uniform(), "1 step", keep="none")
+    assert h.last.checkpoint.weights not in core.store
+
+
 def test_a_fork_cannot_answer(lab_):
     lab, _, _, _ = lab_()
     with lab.fork("proxy") as child, pytest.raises(HarnessError, match="after the fork"):
