@@ -97,9 +97,13 @@ class Standing:
             self.deferred = False
 
     def alter(self) -> None:
-        """What is remembered changes, but not the weights: what is stored or promised under their name is of before."""
+        """What is remembered changes, but not the weights: what is stored or promised under their name is of before.
+
+        So is what a lab around this fork's remembers of the weights that both stand at.
+        """
         self.settle()
-        if self.standing == self.base or self.standing in self.store:
+        shared = any(lab.standing == self.standing for lab in self.around())
+        if shared or self.standing == self.base or self.standing in self.store:
             name = f"{self.verb}:0"
             self.trail.alias(self.standing, name)
             self.standing = name

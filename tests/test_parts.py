@@ -102,6 +102,22 @@ def test_what_was_promised_by_the_last_training_is_of_before_a_write(toy, tiny, 
     assert "count" not in lab.state
 
 
+def test_what_a_fork_writes_is_in_no_checkpoint_of_its_parent(toy, tiny, tmp_path):
+    lab, core, _, _ = make_lab(tmp_path, toy, tiny, budget=2.0)
+    lab.train(lab.proportional(), "3 step", keep="none")
+    lab.state["count"] = 1
+    with lab.fork("probe", start="now") as child:
+        child.state["count"] = 2
+        theirs = child.checkpoint()
+    ours = lab.checkpoint()
+    lab.train(lab.proportional(), "1 step", keep="none")
+    lab.rollback(ours)
+    assert lab.state["count"] == 1
+    lab.rollback(theirs)
+    assert lab.state["count"] == 2
+    assert core.trail.path(theirs.weights) == core.trail.path(ours.weights) | {int(theirs.weights.split(":")[0]): 0}
+
+
 def test_what_cannot_go_on_is_refused(toy, tiny, tmp_path):
     lab, *_ = make_lab(tmp_path, toy, tiny, budget=2.0)
     with pytest.raises(HarnessError, match="expected steps or epochs"):
