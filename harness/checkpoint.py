@@ -108,6 +108,10 @@ class Store:
         there = self.path(name).is_dir() if ranks.main() else name in self._elsewhere
         return there and name not in self._garbage
 
+    def holds(self, name: str, group: str) -> bool:
+        """Whether a checkpoint that is there has this group of tensors."""
+        return ranks.first(ranks.main() and (self.path(name) / f"{group}.safetensors").is_file())
+
     def settle(self) -> None:
         """A snapshot has been written: what it does not refer to may go."""
         for name in self._garbage:

@@ -79,6 +79,8 @@ class Standing:
 
     def pin(self) -> str:
         """Store the standing weights, with the optimizer, for the rest of the run."""
+        if self.standing in self.store and not self.store.holds(self.standing, "optimizer"):
+            self._rename()  # a training that had restarted the optimizer kept the weights without it
         self._store(self.standing, optimizer=True)
         self.trail.pinned.add(self.standing)
         return self.standing
@@ -104,9 +106,12 @@ class Standing:
         self.settle()
         shared = any(lab.standing == self.standing for lab in self.around())
         if shared or self.standing == self.base or self.standing in self.store:
-            name = f"{self.verb}:0"
-            self.trail.alias(self.standing, name)
-            self.standing = name
+            self._rename()
+
+    def _rename(self) -> None:
+        name = f"{self.verb}:0"
+        self.trail.alias(self.standing, name)
+        self.standing = name
 
     def own(self, weights: str) -> None:
         """Raise HarnessError for a checkpoint of another model, whatever its shapes."""

@@ -81,6 +81,22 @@ def test_a_cut_train_with_looks_still_ends_with_one(lab_):
     assert core.ledger.remaining >= 0
 
 
+def test_a_checkpoint_holds_the_optimizer_whichever_look_was_best(lab_):
+    ends = []
+    for n, keep in enumerate(("best", "none")):
+        lab, core, engine, _ = lab_(n)
+        h = lab.train(lab.uniform(), "3 step", eval_every="3 step", metric="loss", keep=keep, optimizer="fresh")
+        assert h.best() is h.last
+        here, spent = lab.checkpoint(), core.ledger.spent
+        lab.validate(metric="loss")
+        assert core.ledger.spent == spent  # the same weights
+        lab.train(lab.uniform(), "1 step", keep="none")
+        lab.rollback(here)
+        lab.train(lab.uniform(), "2 step", keep="none")
+        ends.append(engine)
+    assert same(*ends)
+
+
 def test_looks_are_paid_once_per_weights(lab_):
     lab, core, _, plan = lab_()
     items = [i for g in plan.validation.values() for i in g]
