@@ -222,6 +222,7 @@ class Core(Standing):
             "standing": self.standing,
             "loose": sorted(self.loose),
             "deferred": self.deferred,
+            "place": self.place,
             "account": [self.ledger.cap, self.ledger.spent, self.ledger.exhausted],
             "sampler": self.sampler.state(),
             "progress": self.clock.progress,
@@ -236,6 +237,7 @@ class Core(Standing):
         """Go back to a snapshot's plain state; the engine is loaded by `load_tensors`."""
         self.verb, self.args, self.standing = state["verb"], state["args"], state["standing"]
         self.loose, self.deferred = set(state["loose"]), state["deferred"]
+        self.place = state.get("place")
         self.ledger.cap, self.ledger.spent, self.ledger.exhausted = state["account"]
         self.sampler.load(state["sampler"])
         self.clock.progress = state["progress"]

@@ -131,8 +131,7 @@ class RunLab(Probing):
             )
             history = run_stage(core, spec, resumed, earlier)
             if history.paused or (history.last.kept and keep == "last"):
-                core.loose.add(core.standing)
-                core.deferred = True
+                core.defer()
             return history
 
         return self._verb("train", args, compute, history_to_json, history_from_json)

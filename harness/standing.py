@@ -36,7 +36,8 @@ class Standing:
         self.verb = 0
         self.loose: set[str] = set()
         self.held: set[str] = set()  # of them, what the running stage looks through: an interrupted one needs it again
-        self.deferred = False
+        self.deferred = False  # the standing weights were promised as a checkpoint that is not written yet
+        self.place: Mapping[str, Any] | None = None  # in the data, when they were
 
     def save(self, weights: str, restart: bool) -> None:
         """Put the standing weights into the store. Without the optimizer where the stage restarts it anyway."""
@@ -63,7 +64,8 @@ class Standing:
         groups = {"model": self.engine.weights()} | self._remembered()
         if optimizer:
             groups["optimizer"] = self.engine.moments()
-        self.store.save(weights, groups, {"sampler": self.sampler.state(), "revised": dict(self.revised)})
+        place = self.place if self.deferred and self.place is not None else self.sampler.state()
+        self.store.save(weights, groups, {"sampler": place, "revised": dict(self.revised)})
 
     def _remembered(self) -> dict[str, Tensors]:
         return {"table": _torch(self.table.tensors()), "memory": _torch(self.memory.tensors())}
@@ -87,10 +89,14 @@ class Standing:
 
     def promise(self) -> str:
         """The standing weights can be gone back to until the next training is over."""
-        if self.standing != self.base and self.standing not in self.store:
-            self.loose.add(self.standing)
-            self.deferred = True
+        if self.standing != self.base and self.standing not in self.store and not self.deferred:
+            self.defer()
         return self.standing
+
+    def defer(self) -> None:
+        """A checkpoint of this moment, written when the weights are about to change; data may be drawn till then."""
+        self.loose.add(self.standing)
+        self.deferred, self.place = True, self.sampler.state()
 
     def settle(self) -> None:
         """Write the last checkpoint that a `train` promised, now that the weights are about to change."""

@@ -102,6 +102,18 @@ def test_what_was_promised_by_the_last_training_is_of_before_a_write(toy, tiny, 
     assert "count" not in lab.state
 
 
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_what_was_drawn_after_a_promise_comes_again_after_a_rollback(toy, tiny, tmp_path, keep):
+    lab, *_ = make_lab(tmp_path, toy, tiny, budget=2.0)
+    mixture = lab.proportional()
+    h = lab.train(mixture, "3 step", keep=keep)
+    batch = lab.draw(mixture)
+    lab.checkpoint(pin=False)
+    lab.train(mixture, "1 step", keep="none")
+    lab.rollback(h.last.checkpoint)
+    assert lab.draw(mixture) == batch
+
+
 def test_what_a_fork_writes_is_in_no_checkpoint_of_its_parent(toy, tiny, tmp_path):
     lab, core, _, _ = make_lab(tmp_path, toy, tiny, budget=2.0)
     lab.train(lab.proportional(), "3 step", keep="none")
