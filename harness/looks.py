@@ -68,8 +68,10 @@ class Looks:
     def scores(
         self, weights: str, tasks: list[str], metric: Metric | None, n: int | None, verb: int, step: int
     ) -> dict[str, Score]:
-        """Billed looks; what was seen at these weights before is free. Raises BudgetExhausted before anything is billed."""
-        keys = {t: (weights, t, ANSWERED - (n or 0) if self._answers(t, metric) else n or 0) for t in tasks}
+        """Billed looks; the same look at these weights is paid once. Raises BudgetExhausted before anything is billed."""
+        weights = self.trail.trained(weights)
+        first = {t: 0 if n is None or n >= len(self.validation[t]) else n for t in tasks}
+        keys = {t: (weights, t, ANSWERED - first[t] if self._answers(t, metric) else first[t]) for t in tasks}
         need = {t: self.validation[t][:n] for t in tasks if keys[t] not in self.trail.seen}
         if need:
             self.account.require(sum(self._cost(t, items, metric) for t, items in need.items()))
@@ -125,6 +127,7 @@ class Looks:
         if self.spec is None:
             return
         spent, cap, trail = self.account.spent, self.account.cap, self.trail
+        weights = trail.trained(weights)
         here = f"{weights}@{spent}"
         if here == trail.looked or (not last and spent * self.spec.points < trail.next_point * cap):
             return

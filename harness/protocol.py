@@ -159,7 +159,8 @@ class Lab(Protocol):
         n: int | None = None,
         at: Checkpoint | None = None,
     ) -> dict[str, Score]:
-        """Look at tasks' validation items (billed; the same weights are never paid twice). `n` takes the first n.
+        """Look at tasks' validation items, billed; the same look at the same weights is paid once. `n` takes the first n,
+        which is another look than at all.
 
         `metric`: "loss" and "exact_match" come from one forward pass over the reference; "generate" grades greedy answers
         as the final scoring would; None is each task's own signal. Room is asked for answers of full length.

@@ -16,7 +16,10 @@ BASE = "base"
 
 @dataclass
 class Trail:
-    """`starts`: for each training verb, the weights that it began with. `seen`: (weights, task, n) -> (loss, match)."""
+    """`starts`: for each training verb, the weights that it began with.
+
+    `seen`: (weights, task, n) -> (loss, match), weights by the name that their training gave them.
+    """
 
     starts: dict[int, str] = field(default_factory=dict)
     pinned: set[str] = field(default_factory=set)
@@ -40,17 +43,14 @@ class Trail:
         return kept
 
     def alias(self, weights: str, name: str) -> None:
-        """The same weights under another name, `verb:0`: what was seen of them is not paid again."""
+        """The same weights under another name, `verb:0`: what was seen of them, by either name, is not paid again."""
         self.starts[int(name.split(":")[0])] = weights
-        self.seen |= {(name, t, n): value for (w, t, n), value in self.seen.items() if w == weights}
-        if self.looked.startswith(f"{weights}@"):
-            self.looked = name + self.looked[len(weights) :]
         if weights in self.gold.seen:
             self.gold.seen[name] = dict(self.gold.seen[weights])
 
     def trained(self, weights: str) -> str:
         """These weights by the name that their training gave them."""
-        while weights.endswith(":0"):
+        while weights.endswith(":0") and not weights.startswith(BASE):
             weights = self.starts[int(weights.split(":")[0])]
         return weights
 

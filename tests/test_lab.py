@@ -107,6 +107,15 @@ def test_looks_are_paid_once_per_weights(lab_):
     assert core.ledger.spent == price
     lab.train(lab.proportional(), "1 step", eval_every="1 step", keep="none")  # step 0 was seen
     assert sum(e.phase == "validate" for e in core.ledger.entries) == 2
+    here, spent = lab.checkpoint(), core.ledger.spent
+    lab.state["note"] = 1  # these weights have another name from now on
+    for _ in range(2):
+        lab.validate(n=1)
+        lab.validate(n=1, at=here)
+        lab.validate(n=1000)  # there are fewer
+    assert core.ledger.spent - spent == sum(
+        plan.arch.forward(i.tokens, i.supervised) for g in plan.validation.values() for i in g[:1]
+    )
 
 
 def test_looking_through_another_checkpoint_changes_nothing_here(lab_):
