@@ -78,13 +78,17 @@ def execute(
     say: Callable[[str], None] = lambda _: None,
     patience: float = 0.0,
 ) -> Path:
-    """Do the run and return the path of its record. Raises RunFailed after writing a record that says so.
+    """Do the run, unless another process has while this one waited for it, and return the path of its record.
+
+    Raises RunFailed after writing a record that says so.
 
     `patience`: seconds to wait for the process that holds the run directory, an earlier attempt's on a lost machine.
     Of several ranks, rank 0 has the run's folder and its lock; the others end with the training.
     """
     ranks.same("the run", plan.id)
     if not ranks.main():
+        if (done := finished(plan)) is not None:
+            return done
         _Run(plan, None, lambda _: None, durable.agreed(None)).train()
         return plan.folder / "record.json"
     folder = plan.folder
@@ -95,6 +99,8 @@ def execute(
             f"no free disk for a run in {str(plan.request.runs)!r}: about {8 * size / 1e6:.0f} MB are needed"
         )
     with locked(folder, patience):
+        if (done := finished(plan)) is not None:
+            return done
         point = _durable_point(plan, say)
         (folder / "record.json").unlink(missing_ok=True)
         write_atomic(folder / "config.yaml", yaml.safe_dump(_config(plan), sort_keys=False))

@@ -253,3 +253,14 @@ def test_a_second_process_on_a_run_directory_is_refused(forks, toy, tiny, tmp_pa
         done = forks.run(asked)
     assert "another process is working on run" in done["error"]
     assert forks.run(asked)["status"] == 0
+
+
+def test_who_has_waited_for_another_process_takes_the_record_that_it_left(forks, toy, tiny, tmp_path):
+    from harness.request import Request, prepare
+    from harness.run import execute
+
+    done = forks.run(request(toy, tiny, tmp_path, "proportional"))
+    plan = prepare(Request(suite=str(toy), model=str(tiny), runs=tmp_path, budget=1.5))
+    before = os.stat(done["record"])
+    assert str(execute(plan, patience=1.0)) == done["record"]
+    assert os.stat(done["record"]) == before
