@@ -10,6 +10,7 @@ from pathlib import Path
 
 from harness import record
 from harness.models import Model
+from harness.paths import digest
 from harness.suite import Suite
 
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "lm_eval", "peft", "numpy", "safetensors")
@@ -31,6 +32,20 @@ def describe(suite: Suite, model: Model, revisions: Mapping[str, str | None], ra
         data_revisions=suite.hubs | dict(revisions),
         template_sha256=suite.template_sha256,
     )
+
+
+def arithmetic() -> str:
+    """A digest of what the last bits of a sum on this machine's CPU depend on: its kind, threads, torch."""
+    import torch
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        kind = [line for line in lines if line.startswith(("model name", "CPU part"))][:1]
+    except OSError:
+        kind = [platform.processor()]
+    return digest(
+        [kind, platform.machine(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), torch.__version__]
+    )[:8]
 
 
 def git(folder: Path) -> record.Git:

@@ -24,8 +24,9 @@ class Journal:
     """Append-only `journal.jsonl`.
 
     `replay` holds the finished lines that a restarted run answers from; `expected` those after the durable point, which
-    are computed again: where that is `exact`, on the CPU of one process both times, they must come out the same. Elsewhere
-    what is journalled wins where it is near enough; where it is not, what is computed now is a course of its own.
+    are computed again: where that is `exact`, on the CPU of one process both times, and `on` the same machine with as many
+    threads, they must come out the same. Elsewhere what is journalled wins where it is near enough; where it is not, what
+    is computed now is a course of its own.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Journal:
         self._expected = {line["i"]: line for line in expected or []}
         self._file: IO[str] | None = path.open("a", encoding="utf-8") if path else None
         self.verbs = 0
-        self.exact = True
+        self.exact, self.on = True, ""
 
     @property
     def replaying(self) -> bool:
@@ -70,7 +71,7 @@ class Journal:
         line = self._expected.pop(self.verbs, None)
         if line is None:
             return result
-        if not self.exact or line.get("near"):
+        if not self.exact or line.get("near") or line.get("on", self.on) != self.on:
             same = (line["verb"], line["args"]) == (verb, args) and near(line["result"], json.loads(json.dumps(result)))
             if not same:
                 self._expected.clear()
@@ -88,6 +89,8 @@ class Journal:
         line["exhausted"] = exhausted
         if not self.exact:
             line["near"] = True
+        if self.on:
+            line["on"] = self.on
         self.verbs += 1
         if self._file:
             self._file.write(seal(line) + "\n")

@@ -205,6 +205,7 @@ class _Run:
         ledger = Ledger(plan.identity.budget.flops, book, point.entries if point else ())
         self.core, engine = build(plan, ledger, self.watch, point)
         journal.exact = ranks.count() == 1 and engine.device.type == "cpu"
+        journal.on = environment.arithmetic()
         session = Session(self.core, journal, durable.Snapshots(self.folder), point)
         lab = RunLab(self.core, session, plan.request.seed)
         began, status = time.perf_counter(), "finished"

@@ -168,6 +168,25 @@ def test_journal_round_trip_and_replay(tmp_path):
         again.recall("train", "args7")
 
 
+def test_a_verb_computed_again_is_compared_to_the_bit_on_the_same_machine_only(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    log = journal.Journal(path)
+    log.on = "here"
+    log.append("validate", "args", {"copy": 1.0}, 0)
+    log.close()
+
+    def again(on, value):
+        log = journal.Journal(None, expected=journal.read(path))
+        log.on = on
+        return log.check("validate", "args", {"copy": value})
+
+    assert again("here", 1.0) == {"copy": 1.0}
+    with pytest.raises(NonDeterministicStrategy, match="another result"):
+        again("here", 1.0000001)
+    assert again("there", 1.0000001) == {"copy": 1.0}
+    assert again("there", 1.1) == {"copy": 1.1}  # a course of its own
+
+
 @given(st.integers(0, 10_000), st.integers(0, 7))
 @settings(max_examples=60, deadline=None)
 def test_a_flipped_bit_or_a_cut_ends_the_journal_there_and_is_never_read(tmp_path_factory, where, bit):
