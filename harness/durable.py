@@ -43,6 +43,7 @@ class Point:
     replay: list[dict[str, Any]]
     expected: list[dict[str, Any]]
     entries: list[ledger.Entry]
+    peak: int = 0  # checkpoints at one time so far
 
 
 class Snapshots:
@@ -121,9 +122,8 @@ def load(folder: Path) -> Point | None:
     if len(lines) < n:
         return None
     entries = ledger.read(book, pointer["ledger_lines"])
-    return Point(
-        n, tensors, state["levels"], state["trail"], state["checkpoints"], state["stage"], lines[:n], lines[n:], entries
-    )
+    plain = (state["levels"], state["trail"], state["checkpoints"], state["stage"])
+    return Point(n, tensors, *plain, lines[:n], lines[n:], entries, state.get("peak", 0))
 
 
 def agreed(point: Point | None) -> Point | None:

@@ -136,6 +136,7 @@ class Session:
             "levels": [{"opened": level.opened, "core": level.core.state()} for level in self.levels],
             "trail": top.trail.state(),
             "checkpoints": top.store.names(),
+            "peak": top.store.peak,
             "stage": stage.state() if stage else None,
         }
         self.journal.sync()

@@ -30,6 +30,7 @@ def build(
     store, trail = Store(plan.folder / "checkpoints", resume=point is not None), Trail()
     if point is not None:
         store.resume(set(point.checkpoints))
+        store.peak = point.peak
         trail.load(point.trail, {k: v.numpy() for k, v in point.tensors["gold"].items()})
     data = Data(plan.suite, plan.train, plan.validation, plan.rows, engine.tokenizer)
     others: dict[str, tuple[Workshop, Data]] = {}

@@ -66,7 +66,6 @@ def comparable(path):
     r["environment"].pop("git")  # somebody may edit or commit between two runs
     r.pop("official")
     r["reports"].pop("seconds_outside_verbs")
-    r["reports"].pop("checkpoints_peak")
     return r
 
 
