@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from harness.core import Core
@@ -30,7 +31,9 @@ class Fork:
         if self._model is not None:
             if parent.companion is None:
                 raise HarnessError("fork: this lab has no other models")
+            started = time.perf_counter()
             engine, data = parent.companion(self._model)
+            lab.seconds_inside += time.perf_counter() - started  # it is loaded at the first fork
             base = f"{BASE}:{self._model}"
         child = Core(
             engine,

@@ -64,7 +64,16 @@ class Verbs:
     def _verb(
         self, name: str, args: Any, compute: Callable[[], T], encode: Callable[[T], Any], decode: Callable[[Any], T]
     ) -> T:
-        """Answer from the journal if this verb is finished there, else compute, book and journal it."""
+        """Answer from the journal if this verb is finished there, else compute, book and journal it; a snapshot may follow."""
+        started = time.perf_counter()
+        try:
+            return self._answer(name, args, compute, encode, decode)
+        finally:
+            self.seconds_inside += time.perf_counter() - started
+
+    def _answer(
+        self, name: str, args: Any, compute: Callable[[], T], encode: Callable[[T], Any], decode: Callable[[Any], T]
+    ) -> T:
         session = self._session
         self._not_busy(name)
         if name != "join":
@@ -75,7 +84,7 @@ class Verbs:
         if line is not None:
             self._raise_again(line["exhausted"])
             return decode(line["result"])
-        core, started = self._core, time.perf_counter()
+        core = self._core
         if core.resumed is not None and core.args != key:
             raise NonDeterministicStrategy(f"verb {self._journal.verbs} was a train that {name} does not continue")
         core.verb, core.args = self._journal.verbs, key
@@ -90,7 +99,6 @@ class Verbs:
             raise
         finally:
             session.busy = False
-            self.seconds_inside += time.perf_counter() - started
             core.ledger.root.flush()
         fault("computed")
         found = encode(result)

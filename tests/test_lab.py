@@ -1,6 +1,7 @@
 """The lab's verbs on a real tiny model: equalities that must hold exactly on one CPU process, the cap, the bill."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -307,6 +308,15 @@ def test_a_fork_that_starts_at_a_checkpoint_of_its_parent_does_not_drop_it(lab_)
     for _ in range(2):
         lab.train(lab.uniform(), "1 step", keep="none")
     assert h.last.checkpoint.weights not in core.store
+
+
+def test_a_snapshot_between_verbs_is_no_time_of_the_strategy(lab_):
+    lab, core, _, _ = lab_()
+    core.on_tick = lambda stage: time.sleep(0.05)
+    began = time.perf_counter()
+    for _ in range(4):
+        _ = lab.budget.spent
+    assert time.perf_counter() - began - lab.seconds_inside < 0.1 < lab.seconds_inside
 
 
 def test_a_fork_cannot_answer(lab_):
