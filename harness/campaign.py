@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from harness import cluster, matrix_view, study, workers
+from harness import cluster, matrix_view, study, study_view, workers
 from harness.errors import HarnessError, RunFailed
 from harness.executor import Executor
 from harness.matrix import Cell, Matrix, build, outlook, reason
@@ -99,11 +99,11 @@ class Campaign:
             found = {"cells": cells, "skipped": list(matrix.skipped), "rows": [study.as_dict(row) for row in rows]}
             click.echo(json.dumps(found, indent=1))
         elif self.shape == "markdown":
-            click.echo(study.markdown(rows))
+            click.echo(study_view.markdown(rows))
         elif self.shape == "csv":
-            click.echo(study.as_csv(rows))
+            click.echo(study_view.as_csv(rows))
         else:
-            study.text(rows)
+            study_view.text(rows)
 
 
 def _facts(cell: Cell, error: str | None) -> dict[str, Any]:

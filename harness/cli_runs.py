@@ -120,7 +120,13 @@ def plan(options: tuple[str, ...], mfu: float, as_json: bool, **values: Any) -> 
     "--gpus", default=None, type=click.FloatRange(min=0), help="with ray, GPUs of one run; default: 1 if there are any"
 )
 @option("--yes", is_flag=True, help="start without asking")
-@option("--against", default="proportional", show_default=True, metavar="ENTRY", help="the row that differences are to")
+@option(
+    "--against",
+    default="proportional",
+    show_default=True,
+    metavar="ENTRY[@BUDGET]",
+    help="the row that differences are to",
+)
 @click.option("--table", "shape", flag_value="table", help="run nothing; print the study's table")
 @click.option("--markdown", "shape", flag_value="markdown", help="the same in Markdown")
 @click.option("--csv", "shape", flag_value="csv", help="the same as CSV, numbers unrounded")

@@ -6,8 +6,6 @@ their items, for seeds alone.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -81,7 +79,10 @@ class Row:
 
 
 def rows(cells: Iterable[Cell], against: str = REFERENCE) -> list[Row]:
-    """Rows in the order of the matrix; those without a record yet have none. `against`: an entry, with its rate or without."""
+    """Rows in the order of the matrix; those without a record yet have none.
+
+    `against`: an entry, with its rate or without, at the row's own budget, or ENTRY@BUDGET: at that one for all rows.
+    """
     groups: dict[tuple[str, str, str, str, float], list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.row, []).append(cell)
@@ -100,9 +101,11 @@ def rows(cells: Iterable[Cell], against: str = REFERENCE) -> list[Row]:
 
 def check_against(cells: Iterable[Cell], against: str) -> None:
     """Raises HarnessError where no entry is called so; a matrix without `proportional` has no differences, and that is well."""
-    entries = {cell.entry for cell in cells}
-    if against != REFERENCE and not any(_called(entry, against) for entry in entries):
-        raise unknown("row", against, entries)
+    name, budget = _asked(against)
+    there = {(cell.entry, cell.plan.identity.budget.multiple) for cell in cells}
+    if against != REFERENCE and not any(_called(entry, name) and budget in (None, at) for entry, at in there):
+        names = {entry if budget is None else f"{entry}@{at:g}x" for entry, at in there}
+        raise unknown("row", against, names)
 
 
 def _with_items(made: Sequence[Row], files: Mapping[str, Path]) -> list[Row]:
@@ -112,8 +115,11 @@ def _with_items(made: Sequence[Row], files: Mapping[str, Path]) -> list[Row]:
         peers.setdefault(_peers(row), []).append(row)
     said = {}
     for key, group in peers.items():
-        name = next((r.entry for r in group if r.records and r.records == r.reference), None)
         known = {r.entry: r.records for r in group if r.records}
+        name = next((entry for entry, records in known.items() if records == group[0].reference), None)
+        if name is None and group[0].reference:  # of another budget
+            name = group[0].against
+            known[name] = group[0].reference
         said[key] = standings(known, name, files)
     return [replace(row, standings=said[_peers(row)]) for row in made]
 
@@ -193,9 +199,20 @@ def _chosen(
 
 def _reference(key: tuple[Any, ...], groups: Mapping[Any, Sequence[Cell]], chosen: set[Any], against: str) -> Any:
     """The row of that entry beside a row: at the chosen learning rate, else at the same one."""
-    peers = [k for k in groups if k[:3] == key[:3] and k[4] == key[4] and _called(k[3], against)]
+    name, budget = _asked(against)
+    at = key[4] if budget is None else budget
+    peers = [k for k in groups if k[:3] == key[:3] and k[4] == at and _called(k[3], name)]
     same = [k for k in peers if groups[k][0].plan.identity.lr == groups[key][0].plan.identity.lr]
     return next(iter([k for k in peers if k in chosen] or same or peers), None)
+
+
+def _asked(against: str) -> tuple[str, float | None]:
+    """ENTRY or ENTRY@BUDGET as entry and multiple."""
+    name, at, multiple = against.rpartition("@")
+    try:
+        return (name, float(multiple.removesuffix("x"))) if at else (against, None)
+    except ValueError:
+        return against, None
 
 
 def _called(entry: str, name: str) -> bool:
@@ -207,7 +224,7 @@ def _by_seed(records: Iterable[Record]) -> dict[int, float]:
     return {r.identity.seed: r.macro for r in records}
 
 
-# --- as text
+# --- as plain values
 
 
 def as_dict(row: Row) -> dict[str, Any]:
@@ -240,105 +257,3 @@ def _ends(name: str, e: Estimate | None) -> dict[str, float | None]:
         f"{name}_low": e.low if e else None,
         f"{name}_high": e.high if e else None,
     }
-
-
-def shown(found: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells for people: percent and points; columns that are the same in all rows are left out."""
-    where = [name for name in ("suite", "model", "mode") if len({getattr(r, name) for r in found}) > 1]
-    header = ["strategy", *where, "budget", "score, %", f"vs {_against(found)}", "FLOPs", "disc.", "seeds"]
-    lines = []
-    for r in found:
-        facts = [r.entry + (" *" if r.chosen else ""), *(getattr(r, name) for name in where), f"{r.budget:g}x"]
-        if r.records:
-            facts += [
-                _percent(r.score),
-                _points(r.difference),
-                _flops(r.billed),
-                f"{r.discarded:.0%}",
-            ]
-        else:
-            facts += ["", "", "", ""]
-        lines.append([*facts, str(len(r.records)) if len(r.records) == r.asked else f"{len(r.records)} of {r.asked}"])
-    return header, lines
-
-
-def _against(found: Sequence[Row]) -> str:
-    return found[0].against if found else REFERENCE
-
-
-def notes(found: Sequence[Row]) -> list[str]:
-    """What the table's numbers mean."""
-    said = [
-        "score: macro mean over tasks, ± its 95 % interval for seeds and items",
-        f"vs {_against(found)}: points and 95 % interval, paired on the same seeds and items",
-        "FLOPs: billed, mean of a run; disc.: the share of them that was rolled back",
-    ]
-    for r in (r for r in found if r.records and r.first_use > r.billed):
-        said.append(
-            f"{r.entry}: amortised; {_flops(r.first_use)} FLOPs at first use, with the learning of its mixtures"
-        )
-    cut = sum(len(r.records) - r.finished for r in found)
-    if cut:
-        runs = sum(len(r.records) for r in found)
-        said.append(f"{cut} of {runs} runs were stopped by their budget before they came to their own end")
-    if any(r.tuning for r in found):
-        said.append("* the learning rate chosen on validation from the suite's grid; only complete grids choose")
-    if edge := [r.entry for r in found if r.edge]:
-        said.append(f"at the edge of their grid, so that a better rate may lie beyond it: {', '.join(edge)}")
-    return said
-
-
-def _flops(x: float) -> str:
-    mantissa, exponent = f"{x:.2e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def _percent(e: Estimate) -> str:
-    return f"{100 * e.value:.1f}" + ("" if e.half_width is None else f" ± {100 * e.half_width:.1f}")
-
-
-def _points(e: Estimate | None) -> str:
-    if e is None:
-        return ""
-    ends = "" if e.low is None or e.high is None else f" [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
-    return f"{100 * e.value:+.1f}{ends}".replace("-", "−")
-
-
-def text(found: Sequence[Row]) -> None:
-    """A table on stdout."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    header, lines = shown(found)
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for k, name in enumerate(header):
-        right = k >= header.index("budget")
-        table.add_column(Text(name), justify="right" if right else "left", overflow="fold", no_wrap=right)
-    for line in lines:
-        table.add_row(*(Text(x) for x in line))
-    console = Console(highlight=False)
-    console.print(table)
-    for note in notes(found):
-        console.print(note, markup=False)
-
-
-def markdown(found: Sequence[Row]) -> str:
-    """The same as a Markdown table."""
-    header, lines = shown(found)
-    right = header.index("budget")
-    rule = ["---" if k < right else "---:" for k in range(len(header))]
-    table = [f"| {' | '.join(x.replace('|', chr(92) + '|') for x in line)} |" for line in (header, rule, *lines)]
-    return "\n".join([*table, "", *(f"{note}." for note in notes(found))])
-
-
-def as_csv(found: Sequence[Row]) -> str:
-    """Numbers unrounded, a header line, one line a row."""
-    dicts = [as_dict(row) for row in found]
-    columns = list(dict.fromkeys(key for d in dicts for key in d))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dicts)
-    return out.getvalue().rstrip("\n")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from harness import axes, executor, matrix, matrix_view, process, record, registry, study, workers
+from harness import axes, executor, matrix, matrix_view, process, record, registry, study, study_view, workers
 from harness.compare import compare
 from harness.errors import HarnessError
 from harness.panel import Panel
@@ -368,7 +368,7 @@ def test_the_tables_numbers_by_hand(tmp_path):
     assert half.difference.half_width == pytest.approx(12.706205 * 0.0141421356 / 2**0.5, rel=1e-6)
     assert (half.billed, half.discarded, len(half.records), half.asked) == (1_000_000, 0.2, 2, 3)
     assert twice.difference is None, "there is no proportional at 2x"
-    assert study.shown([plain, half, twice])[1] == [
+    assert study_view.shown([plain, half, twice])[1] == [
         ["proportional", "1x", "60.0 ± 24.8", "", "1.00e6", "0%", "3"],
         ["msft C=2", "1x", "66.0 ± 50.8", "+11.0 [−1.7, +23.7]", "1.00e6", "20%", "2 of 3"],
         ["msft C=2", "2x", "90.0", "", "2.00e6", "0%", "1"],
@@ -386,8 +386,8 @@ def test_differences_to_another_row(tmp_path):
         assert plain.difference.value == pytest.approx(-0.01)
         # paired on seeds 0 and 1: +0.10, +0.10
         assert (msft.difference.value, msft.difference.n) == (pytest.approx(0.1), 2)
-    assert study.shown([plain, sft])[0][3] == "vs sft lr=0.0008"
-    assert any(note.startswith("vs sft lr=0.0008: points") for note in study.notes([plain]))
+    assert study_view.shown([plain, sft])[0][3] == "vs sft lr=0.0008"
+    assert any(note.startswith("vs sft lr=0.0008: points") for note in study_view.notes([plain]))
     assert study.as_dict(msft)["against"] == "sft lr=0.0008"
     assert [row.difference.value for row in study.rows(cells, "msft C=2")[:2]] == pytest.approx([-0.11, -0.10])
     study.check_against(cells, "sft")
@@ -396,11 +396,49 @@ def test_differences_to_another_row(tmp_path):
         study.check_against(cells, "sft lr=8")
 
 
+def test_differences_to_a_row_at_another_budget(tmp_path):
+    cells = cells_of(tmp_path, "proportional", [(0, 0.50), (1, 0.60), (2, 0.70)])
+    cells += cells_of(tmp_path, "proportional", [(0, 0.55), (1, 0.66), (2, 0.74)], multiple=2.0)
+    cells += cells_of(tmp_path, "msft", [(0, 0.40), (1, 0.50)], multiple=2.0)
+    plain, twice, msft = study.rows(cells, "proportional@1x")
+    assert plain.difference is None
+    assert (twice.difference.value, twice.difference.n) == (pytest.approx(0.05), 3)
+    assert (msft.difference.value, msft.difference.n) == (pytest.approx(-0.1), 2)
+    assert study_view.shown([plain])[0][3] == "vs proportional@1x"
+    plain, twice, msft = study.rows(cells, "proportional@2")
+    assert twice.difference is None
+    assert plain.difference.value == pytest.approx(-0.05)
+    study.check_against(cells, "proportional@2x")
+    with pytest.raises(HarnessError, match=r"unknown row 'proportional@3x'; did you mean 'proportional@2x'"):
+        study.check_against(cells, "proportional@3x")
+    with pytest.raises(HarnessError, match="unknown row 'proportional@all'"):
+        study.check_against(cells, "proportional@all")
+
+
+def test_items_count_in_differences_across_budgets(tmp_path):
+    """As many as with the same rows at one budget: what is compared are answers, not budgets."""
+    found = []
+    for multiple in (1.0, 2.0):
+        runs = tmp_path / f"{multiple:g}"
+        cells = []
+        for entry, luck, at in (("proportional", 0.5, 1.0), ("msft", 0.8, multiple)):
+            for seed in range(3):
+                made, items = pocket_run(entry, seed, luck)
+                spec = made.identity.budget.model_copy(update={"multiple": at})
+                made = made.model_copy(
+                    update={"id": f"{entry}-{seed}", "identity": made.identity.model_copy(update={"budget": spec})}
+                )
+                cells.append(Cell(entry, made, write_whole_run(made, items, runs) / "record.json", False))
+        found.append(study.rows(cells, "proportional@1x")[-1].difference)
+    assert found[0] == found[1]
+    assert found[0].low is not None
+
+
 def test_a_row_without_records_and_the_forms(tmp_path):
     cells = cells_of(tmp_path, "proportional", [(0, 0.5)]) + cells_of(tmp_path, "a|b", [(0, None)])
     rows = study.rows(cells)
-    assert "| a\\|b | 1x |  |  |  |  | 0 of 1 |" in study.markdown(rows)
-    header, first, second = study.as_csv(rows).splitlines()
+    assert "| a\\|b | 1x |  |  |  |  | 0 of 1 |" in study_view.markdown(rows)
+    header, first, second = study_view.as_csv(rows).splitlines()
     values = dict(zip(header.split(","), first.split(","), strict=True))
     assert (values["score"], values["score_low"], values["billed_flops"]) == ("0.5", "", "1000000.0")
     assert second.startswith("a|b,pocket,pocket,full,1.0,0,1,,,,")
@@ -413,7 +451,7 @@ def test_rows_that_took_mixtures_over_show_the_price_at_first_use(tmp_path):
     plain, taken = study.rows(cells)
     assert (plain.first_use, taken.billed, taken.first_use) == (1_000_000, 1_000_000, 1_250_000)
     assert study.as_dict(taken)["first_use_flops"] == 1_250_000
-    (said,) = (note for note in study.notes([plain, taken]) if "amortised" in note)
+    (said,) = (note for note in study_view.notes([plain, taken]) if "amortised" in note)
     assert said == "taskpgm mixture=runs: amortised; 1.25e6 FLOPs at first use, with the learning of its mixtures"
 
 
@@ -433,8 +471,9 @@ def test_the_learning_rate_is_chosen_on_validation_and_marked(tmp_path):
         cells += [Cell(f"proportional lr={lr:g}", r, write_run(r, tmp_path), True) for r in made]
     found = study.rows(cells)
     assert [row.chosen for row in found] == [row.edge for row in found] == [False, False, True]
-    assert "at the edge of their grid, so that a better rate may lie beyond it: proportional lr=0.0005" in study.notes(
-        found
+    assert (
+        "at the edge of their grid, so that a better rate may lie beyond it: proportional lr=0.0005"
+        in study_view.notes(found)
     )
     beyond = [look(make_record(seed=k, lr=1e-3), 0.2, 1.0) for k in (0, 1)]
     wider = [*cells, *(Cell("proportional lr=0.001", r, write_run(r, tmp_path), True) for r in beyond)]
