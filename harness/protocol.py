@@ -238,9 +238,10 @@ class Lab(Protocol):
 
         It starts from the base, from here (`now`, with the optimizer and the place in the data), or from a checkpoint.
         With a budget (FLOPs, or a share of this lab's) it has its own LR clock over it and ends quietly when it is used
-        up; without one it trains at this lab's rate of this moment. Afterwards this lab stands where it stood; the
-        fork's checkpoints stay. With `model`, a name as `--model` takes it, it is a lab of that model on the same
-        examples in that model's tokens: only a fork of it can look through its checkpoints.
+        up; without one it trains at this lab's rate of this moment (at its peak, if this lab has not trained yet).
+        Afterwards this lab stands where it stood; the fork's checkpoints stay. With `model`, a name as `--model` takes
+        it, it is a lab of that model on the same examples in that model's tokens: only a fork of it can look through its
+        checkpoints.
         """
         ...
 

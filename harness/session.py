@@ -17,11 +17,14 @@ from harness.trail import BASE
 
 
 class FrozenClock(Clock):
-    """The clock of a fork without a budget of its own: the parent's rate of this moment."""
+    """The clock of a fork without a budget of its own: the parent's rate of this moment, after its warm-up before it begins.
+
+    A warm-up begins at 0, where a fork would pay for steps that move nothing.
+    """
 
     def __init__(self, parent: Clock) -> None:
         super().__init__(parent.schedule, parent.peak_lr)
-        self.progress = parent.progress
+        self.progress = parent.progress or parent.schedule.warmup
 
     def advance(self, flops: int, remaining: int) -> float:
         return self.rate(self.progress)

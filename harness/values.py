@@ -206,7 +206,13 @@ class Mixture:
         return len(self.sequence) or sum(self.sizes.values())
 
     def without(self, examples: Iterable[Example]) -> Mixture:
-        """The same mixture with these examples left out; weights given by size follow the sizes that remain."""
+        """The same mixture with these examples left out; weights given by size follow the sizes that remain.
+
+        Raises HarnessError for validation examples, which no mixture holds.
+        """
+        examples = list(examples)
+        if held := next((e for e in examples if e.split != "train"), None):
+            raise HarnessError(f"without(): {held.id} is a validation example; expected training examples")
         if self.sequence:
             return self._sequence_without({e.id for e in examples})
         gone = {e.id: e.task for e in examples if e.id not in self.excluded and e.task in self.sizes}

@@ -283,6 +283,17 @@ def test_a_virtual_step_equals_the_real_one_and_draw_is_what_train_would_see(lab
     assert all(torch.equal(virtual[k], v) for k, v in second.weights().items())
 
 
+def test_a_fork_before_the_first_step_trains_at_the_peak_rate(lab_):
+    """A warm-up begins at a rate of 0: the fork would bill steps and learn nothing."""
+    lab, core, _, _ = lab_()
+    rates = []
+    with lab.fork("probe", start="now") as child:
+        child.train(child.proportional(), "2 step", keep="none", objective=lambda t: rates.append(t.lr) or t.nll)
+    assert rates == [pytest.approx(core.clock.peak_lr)] * 2
+    lab.train(lab.proportional(), "1 step", keep="none", objective=lambda t: rates.append(t.lr) or t.nll)
+    assert 0 < rates[-1] < rates[0], "the lab itself warms up"
+
+
 def test_a_checkpoint_of_a_fork_outlives_it(lab_):
     lab, _, _, _ = lab_()
     with lab.fork("proxy", budget="0.4 budget") as child:

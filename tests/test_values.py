@@ -88,6 +88,8 @@ def test_without_keeps_given_weights_but_drops_an_emptied_task():
     assert mixture.without([Example("a/0", "a")]).weights == {"b": 1.0}
     with pytest.raises(HarnessError, match="no example is left"):
         Mixture({"a": 1.0}, {"a": 1}).without([Example("a/0", "a")])
+    with pytest.raises(HarnessError, match=r"v:b/0 is a validation example; expected training examples"):
+        mixture.without([Example("v:b/0", "b", "validation")])
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(0, 100))
