@@ -145,7 +145,7 @@ def test_the_study_of_msft_is_what_it_says():
     raw = axes.read(ROOT / "benchmarks" / "study_msft.yaml")
     drafts = axes.drafts(ROOT / "benchmarks" / "study_msft.yaml", {}, Request())
     assert raw["seeds"] == "0-9"
-    assert len(drafts) == 150
+    assert len(drafts) == 170
     rates = {d.request.strategy: d.request.lr for d in drafts}
     slow = dict.fromkeys(("uniform", "continual_sft", "dynamix_sft"), 4e-4)
     assert rates == dict.fromkeys(("proportional", "sft", "sro", "soft_sro", "ies", "msft"), 8e-4) | slow
