@@ -268,7 +268,8 @@ def wanted(looks: list[Look], tasks: tuple[str, ...]) -> set[int]:
 def _finish(lab: Trainer, stage: Stage) -> History:
     spec, looks = stage.spec, stage.looks
     if not looks or looks[-1].step != stage.step:
-        if spec.grid:
+        # What ran in a pause may have spent what was kept for the last look; those before it still count.
+        if spec.grid and not (looks and lab.ledger.remaining < lab.look_cost()):
             _look(lab, stage)
         else:
             looks.append(Look(stage.step, stage.epochs()))

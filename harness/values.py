@@ -122,7 +122,8 @@ class Look:
 
 @dataclass(frozen=True)
 class History:
-    """What a `train` did. Looks are in order of steps; the last one is the end, with values if `eval_every` was given.
+    """What a `train` did. Looks are in order of steps; the last one is the end, with values if `eval_every` was given
+    (and what ran in a pause has left room for it).
 
     `paused`, plain data, is set where `train(pause=)` stopped short of the end, for `train(after=)`. The last look is then
     the place of the pause and holds a checkpoint.

@@ -2,7 +2,8 @@
 
 import pytest
 
-from harness.api import HarnessError, Selection
+from harness.api import BudgetExhausted, HarnessError, Selection
+from harness.ledger import Cost
 from tests.labs import make_lab
 from tests.test_lab import same
 
@@ -128,6 +129,22 @@ def test_what_a_fork_writes_is_in_no_checkpoint_of_its_parent(toy, tiny, tmp_pat
     lab.rollback(theirs)
     assert lab.state["count"] == 2
     assert core.trail.path(theirs.weights) == core.trail.path(ours.weights) | {int(theirs.weights.split(":")[0]): 0}
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_pause_that_spends_what_was_kept_for_the_last_look_does_not_lose_the_looks_before(toy, tiny, tmp_path, keep):
+    lab, core, _, _ = make_lab(tmp_path, toy, tiny, budget=2.0)
+    arguments = {"eval_every": "4 step", "keep": keep}
+    h = lab.train(lab.uniform(), "rest", **arguments, pause="10 step")
+    core.ledger.book("generate", Cost(core.ledger.remaining - core.look_cost() + 1, 0, 0), 0.0, core.verb, 0)
+    done = lab.train(lab.uniform(), "rest", **arguments, after=h)
+    assert (done.cut, done.paused, done.steps) == (True, None, 10)
+    assert [look.step for look in done.looks] == [0, 4, 8, 10]
+    assert done.last.values == {}
+    assert done.best().step in (0, 4, 8)
+    lab.answer(done.last.checkpoint if keep == "last" else done.best().checkpoint)
+    with pytest.raises(BudgetExhausted):
+        lab.train(lab.uniform(), "1 step")
 
 
 def test_what_cannot_go_on_is_refused(toy, tiny, tmp_path):
