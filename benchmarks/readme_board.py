@@ -1,0 +1,85 @@
+"""The top of the board and its picture in the README, by the code that makes the site.
+
+`python benchmarks/readme_board.py` writes both from results/; with --check it only says whether they are those of results/.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from harness.board import sections
+from harness.gather import gather
+from harness.publish import picture
+from harness.rows import Row, Section
+
+ROOT = Path(__file__).parent.parent
+BEGIN, END = "<!-- board: benchmarks/readme_board.py -->", "<!-- end of board -->"
+SUITE, TOP = "pocket", 12
+GREY = "#77808a"  # reads on light and on dark pages, as do the series
+SERIES = [GREY, "#2f81f7", "#d9661f", "#1a9b76", "#c2559c", "#a8891a", "#8767e0"]
+
+
+def board(results: Path) -> Section | None:
+    """The section with most rows among those of the whole suite, under the newest rules."""
+    return next((s for s in sections(gather([results])) if s.first.identity.suite == SUITE), None)
+
+
+def markdown(s: Section) -> str:
+    """Ranked rows at 1x that have all their seeds, best first."""
+    rows = [row for row in dict(s.budgets)[1.0] if row.ranked and not row.provisional]
+    lines = [
+        f"`{s.first.identity.suite}`, {len(rows)} entries of {rows[0].needed} seeds at 1x, the best {min(TOP, len(rows))}:",
+        "",
+        "| | strategy | score, % | to `proportional` | billed | discarded |",
+        "|---:|---|---:|---:|---:|---:|",
+        *(_line(row) for row in rows[:TOP]),
+        "",
+        "Rows of one number are not told apart by all pairwise tests together (Holm, 5 %). Every row, run and interval: `harness site`.",
+        "",
+        "![Score against all FLOPs that a strategy caused](docs/board.svg)",
+    ]
+    return "\n".join(lines)
+
+
+def _line(row: Row) -> str:
+    e, d = row.score, row.difference
+    score = f"{100 * e.value:.1f}" + (f" ± {100 * e.half_width:.1f}" if e.half_width is not None else "")
+    apart = "" if row.is_reference or d is None else f"{100 * d.value:+.1f}".replace("-", "−")
+    if apart and d is not None and d.half_width is not None:
+        apart += f" ± {100 * d.half_width:.1f}"
+    cells = [row.tie or "", f"`{row.label}`", score, apart, f"{row.spent:.2f}x", f"{row.discarded:.0%}"]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def svg(s: Section) -> str:
+    """The board's picture to stand alone, with colours and letters of its own."""
+    colours = ";".join(f"--series-{k}:{colour}" for k, colour in enumerate(SERIES, 1))
+    style = f"<style>svg{{{colours}}}text{{font-family:system-ui,sans-serif}}</style>"
+    head, rest = str(picture(s)).split(">", 1)
+    return f'{head} color="{GREY}">{style}{rest}\n'
+
+
+def written(readme: str, block: str) -> str:
+    """The README with this block between its marks."""
+    before, _, rest = readme.partition(BEGIN)
+    return f"{before}{BEGIN}\n{block}\n{END}{rest.partition(END)[2]}"
+
+
+def main() -> int:
+    s = board(ROOT / "results")
+    if s is None:
+        print("no results of the suite")
+        return 0
+    readme, image = ROOT / "README.md", ROOT / "docs" / "board.svg"
+    made = {readme: written(readme.read_text(encoding="utf-8"), markdown(s)), image: svg(s)}
+    stale = [path for path, text in made.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        print(f"{path.relative_to(ROOT)}: {'not that of results/' if '--check' in sys.argv else 'written'}")
+        if "--check" not in sys.argv:
+            path.write_text(made[path], encoding="utf-8")
+    return int(bool(stale) and "--check" in sys.argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
