@@ -35,7 +35,7 @@ def markdown(s: Section) -> str:
         "|---:|---|---:|---:|---:|---:|",
         *(_line(row) for row in rows[:TOP]),
         "",
-        "Rows of one number are not told apart by all pairwise tests together (Holm, 5 %). Every row, run and interval: `harness site`.",
+        "Rows of one number are not told apart by all pairwise tests together (Holm, 5 %). All rows and runs: `harness site`.",
         "",
         "![Score against all FLOPs that a strategy caused](docs/board.svg)",
     ]
@@ -67,6 +67,7 @@ def written(readme: str, block: str) -> str:
 
 
 def main() -> int:
+    """Write what is stale, or with --check only name it; exit status 1 then."""
     s = board(ROOT / "results")
     if s is None:
         print("no results of the suite")
