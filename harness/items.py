@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,17 +90,17 @@ def unpack(path: Path) -> Items:
     return Items({task: [_line(row) for row in group] for task, group in rows.items()}, rows)
 
 
-def shared(path: Path, name: str) -> Path:
-    """Where the questions' file `name` of the submitted items at `path` lies: in a folder above, or where it belongs."""
-    folders = [folder / "questions" for folder in path.absolute().parents]
-    return next((f / name for f in folders if (f / name).is_file()), Path("questions") / name)
+def shared(path: Path, name: str) -> Path | None:
+    """Where the questions' file `name` of the submitted items at `path` lies, in the `questions` of a folder above."""
+    files = (folder / "questions" / name for folder in path.absolute().parents)
+    return next((file for file in files if file.is_file()), None)
 
 
 def _questions(path: Path, head: str) -> list[Item]:
     """The questions that the first line of the items at `path` names."""
     sha = str(_object(head, path, 1).get("questions"))
-    file = shared(path, _name(sha))
-    if not file.is_file():
+    file = shared(path, _name(sha)) if re.fullmatch("[0-9a-f]{64}", sha) else None  # a name, and no path out of here
+    if file is None:
         raise HarnessError(
             f"{path}: its questions are missing; expected them in {_name(sha)!r} of the suite's questions/"
         )
