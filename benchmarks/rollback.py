@@ -1,8 +1,8 @@
 """What does going back cost? `python benchmarks/rollback.py --model small-49k`: saving and rolling back, in training steps.
 
 One engine, one store. In turn, several times: a step on an effective batch of short rows, a checkpoint of the weights
-alone as mSFT keeps them, a rollback to it from host memory, and one from disk (checksums included). Medians, and their
-ratio to the step's; goal: a rollback from memory below two steps.
+alone as mSFT keeps them, its writing for a snapshot, a rollback to it from host memory, and one from disk (checksums
+included). Medians, and their ratio to the step's; goal: a rollback from memory below two steps.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ from harness.engine import Engine
 from harness.suite import Optimizer
 
 GOAL = 2.0  # steps
+SAID = {
+    "save": "keep a copy in memory",
+    "write": "write it for a snapshot",
+    "memory": "rollback from memory",
+    "disk": "rollback from disk",
+}
 
 
 def seconds(use: Callable[[], Any]) -> float:
@@ -45,7 +51,7 @@ def measure(case: Case, folder: Path, repeats: int) -> dict[str, Any]:
     """Medians in seconds, ratios to a step, and bytes."""
     engine = Engine(case.folder, case.sizes, Optimizer(), 0)
     items, store = case.effective_batches()[0], Store(folder)
-    found: dict[str, list[float]] = {kind: [] for kind in ("step", "save", "memory", "disk")}
+    found: dict[str, list[float]] = {kind: [] for kind in ("step", "save", "write", "memory", "disk")}
 
     def back() -> None:
         groups, _ = store.load("1:1")
@@ -60,12 +66,13 @@ def measure(case: Case, folder: Path, repeats: int) -> dict[str, Any]:
         engine.step(items, 1e-5)
         found["step"].append(seconds(lambda: engine.step(items, 1e-5)))
         found["save"].append(seconds(save))
+        found["write"].append(seconds(store.flush))
         engine.step(items, 1e-5)
         found["memory"].append(seconds(back))
         store._memory.clear()
         found["disk"].append(seconds(back))
     middle = {kind: statistics.median(values[1:]) for kind, values in found.items()}
-    ratios = {kind: middle[kind] / middle["step"] for kind in ("save", "memory", "disk")}
+    ratios = {kind: middle[kind] / middle["step"] for kind in ("save", "write", "memory", "disk")}
     engine.step(items, 1e-5)
     weights, moments = n_bytes(engine.weights()), n_bytes(engine.moments())
     about = {"model": case.model, "batch": case.batch, "weights_bytes": weights, "moments_bytes": moments}
@@ -87,7 +94,7 @@ def main() -> None:
     )
     print(f"a step takes {found['seconds']['step']:.4f} s; in steps:")
     for kind, ratio in found["in_steps"].items():
-        print(f"  {'save' if kind == 'save' else 'rollback from ' + kind:22}{ratio:8.3f}")
+        print(f"  {SAID[kind]:26}{ratio:8.3f}")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         report = {"hardware": hardware(), "versions": versions(("torch", "transformers")), "rollback": found}

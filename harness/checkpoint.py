@@ -1,7 +1,8 @@
-"""Checkpoints of one run: safetensors on disk with checksums, written before the verb that made them counts as done.
+"""Checkpoints of one run: copies in host memory, and safetensors on disk with checksums once a snapshot refers to them.
 
-A copy of the tensors stays in host memory while it fits, so that going back costs a copy, not a read. Names are those
-of weights (`base` is the model's own folder and never stored; `verb:step` otherwise).
+Going back costs a copy, not a read, and what a training drops again before the next snapshot never reaches the disk: a
+crash before then goes back to the snapshot before, which did not know it. What host memory has no room for is written at
+once. Names are those of weights (`base` is the model's own folder and never stored; `verb:step` otherwise).
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ class Store:
         self.folder = folder
         self.peak, self.room = 0, host_bytes()
         self._memory: dict[str, tuple[dict[str, Tensors], dict[str, Any]]] = {}
+        self._unwritten: set[str] = set()  # in memory alone
         # What a snapshot refers to stays on disk until a later snapshot no longer does.
         self._durable: set[str] = set()
         self._garbage: set[str] = set()
@@ -97,7 +99,8 @@ class Store:
     def _found(self) -> set[str]:
         if not ranks.main():
             return set(self._elsewhere)
-        return {p.name.replace("-", ":") for p in self.folder.iterdir() if not p.name.endswith(".partial")}
+        there = {p.name.replace("-", ":") for p in self.folder.iterdir() if not p.name.endswith(".partial")}
+        return there | self._unwritten
 
     def _remove(self, name: str) -> None:
         if ranks.main():
@@ -105,12 +108,22 @@ class Store:
         self._elsewhere.discard(name)
 
     def __contains__(self, name: str) -> bool:
-        there = self.path(name).is_dir() if ranks.main() else name in self._elsewhere
+        there = name in self._unwritten or self.path(name).is_dir() if ranks.main() else name in self._elsewhere
         return there and name not in self._garbage
 
     def holds(self, name: str, group: str) -> bool:
         """Whether a checkpoint that is there has this group of tensors."""
-        return ranks.first(ranks.main() and (self.path(name) / f"{group}.safetensors").is_file())
+        return ranks.first(ranks.main() and self._holds(name, group))
+
+    def _holds(self, name: str, group: str) -> bool:
+        kept = self._memory.get(name)
+        return group in kept[0] if kept else (self.path(name) / f"{group}.safetensors").is_file()
+
+    def flush(self) -> None:
+        """Before a snapshot that refers to them: what is in memory alone is written."""
+        for name in sorted(self._unwritten):
+            self._write(name, *self._memory[name])
+            self._unwritten.discard(name)
 
     def settle(self) -> None:
         """A snapshot has been written: what it does not refer to may go."""
@@ -128,17 +141,26 @@ class Store:
         self._durable = set(live)
 
     def save(self, name: str, groups: dict[str, Tensors], state: dict[str, Any]) -> None:
-        """Write a checkpoint whole: it appears under its name only when all its files are on disk."""
-        size = sum(n_bytes(g) for g in groups.values())
-        if name in self._garbage:
-            self._garbage.discard(name)
-            self._remove(name)
-        if len(self.names()) >= LIMIT:
+        """Keep a checkpoint, in memory if there is room. Raises RunFailed beyond `LIMIT` and where the disk is full."""
+        if name not in self and len(self.names()) >= LIMIT:
             raise RunFailed(f"this run holds {LIMIT} checkpoints already; a strategy keeps fewer")
+        self._garbage.discard(name)  # what an older snapshot knows by this name stays until this is written over it
         if not ranks.main():
             self._elsewhere.add(name)
             self.peak = max(self.peak, len(self.names()))
             return
+        size = sum(n_bytes(g) for g in groups.values())
+        held = sum(n_bytes(g) for kept, _ in self._memory.values() for g in kept.values())
+        if held + size <= self.room:
+            self._memory[name] = (groups, state)
+            self._unwritten.add(name)
+        else:
+            self._write(name, groups, state)
+        self.peak = max(self.peak, len(self.names()))
+
+    def _write(self, name: str, groups: dict[str, Tensors], state: dict[str, Any]) -> None:
+        """Write a checkpoint whole: it appears under its name only when all its files are on disk."""
+        size = sum(n_bytes(g) for g in groups.values())
         if shutil.disk_usage(self.folder).free < 2 * size:
             raise RunFailed(f"no free disk: a checkpoint needs {size / 1e6:.0f} MB; make room and run the same command")
         partial = self.folder / (self.path(name).name + ".partial")
@@ -150,11 +172,8 @@ class Store:
             sums[group] = file_digest(partial / f"{group}.safetensors")
         manifest = {"sha256": sums, "state": state, "state_sha256": digest(state)}
         write_atomic(partial / "state.json", json.dumps(manifest))
+        shutil.rmtree(self.path(name), ignore_errors=True)
         partial.rename(self.path(name))
-        self.peak = max(self.peak, len(self.names()))
-        held = sum(n_bytes(g) for groups, _ in self._memory.values() for g in groups.values())
-        if held + size <= self.room:
-            self._memory[name] = (groups, state)
 
     def load(self, name: str) -> tuple[dict[str, Tensors], dict[str, Any]]:
         """Groups and state of a checkpoint, from memory or from disk after its checksums held; on rank 0 all of it."""
@@ -180,6 +199,7 @@ class Store:
 
     def drop(self, name: str) -> None:
         self._memory.pop(name, None)
+        self._unwritten.discard(name)
         if name in self._durable:
             self._garbage.add(name)
         else:

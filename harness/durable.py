@@ -59,15 +59,24 @@ class Snapshots:
         # A large model's snapshot takes long: it may cost a twentieth of the time at most.
         return ranks.first(time.monotonic() - self._last >= (max(self.every, 20 * self._took) if self.every else 0.0))
 
-    def write(self, verbs: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any], book: ledger.Ledger) -> None:
-        """Write a snapshot beside the old one, then point to it; a kill at any moment leaves one of them whole.
+    def write(
+        self,
+        verbs: int,
+        tensors: Mapping[str, Tensors],
+        state: Mapping[str, Any],
+        book: ledger.Ledger,
+        store: checkpoint.Store,
+    ) -> None:
+        """Write the checkpoints that the snapshot refers to, then the snapshot beside the old one, then point to it.
 
+        A kill at any moment leaves a whole snapshot whose checkpoints are there.
         Rank 0 does; the others have taken part in getting the tensors there.
         """
         if not ranks.main():
             return
         started = time.monotonic()
         self.folder.mkdir(exist_ok=True)
+        store.flush()
         book.sync()
         old = _pointer(self.folder)
         name = "a" if old is None or old["name"] == "b" else "b"

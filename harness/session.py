@@ -143,7 +143,7 @@ class Session:
             "stage": stage.state() if stage else None,
         }
         self.journal.sync()
-        self.snapshots.write(self.journal.verbs, tensors, state, top.ledger.root)
+        self.snapshots.write(self.journal.verbs, tensors, state, top.ledger.root, top.store)
         top.store.settle()
 
 

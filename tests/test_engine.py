@@ -118,6 +118,7 @@ def test_weights_and_moments_round_trip(engine, tmp_path):
     store = Store(tmp_path / "c")
     store.save("0:1", {"model": engine.weights(), "optimizer": engine.moments()}, {"x": 1})
     expected = [engine.step(items, 1e-3).nll for _ in range(3)]
+    store.flush()
     store._memory.clear()  # from disk
     groups, state = store.load("0:1")
     engine.load_weights(groups["model"])
@@ -129,6 +130,7 @@ def test_weights_and_moments_round_trip(engine, tmp_path):
 def test_a_damaged_checkpoint_is_detected(engine, tmp_path):
     store = Store(tmp_path / "c")
     store.save("0:1", {"model": engine.weights()}, {})
+    store.flush()
     store._memory.clear()
     file = store.path("0:1") / "model.safetensors"
     data = bytearray(file.read_bytes())

@@ -7,7 +7,7 @@ import torch
 
 from harness import checkpoint
 from harness.checkpoint import host_copy, n_bytes
-from harness.errors import BudgetExhausted
+from harness.errors import BudgetExhausted, RunFailed
 from strategies.msft import MSFT
 from tests.labs import make_lab
 
@@ -26,6 +26,7 @@ def run(tmp_path, toy, tiny, monkeypatch):
 
     def saving(name, groups, state):
         save(name, groups, state)
+        core.store.flush()  # a snapshot at every checkpoint is what takes most disk
         saved.append({group: n_bytes(tensors) for group, tensors in groups.items()})
         disk.append((len(core.store.names()), sum(f.stat().st_size for f in core.store.folder.rglob("*.safetensors"))))
 
@@ -95,3 +96,69 @@ def test_copies_that_do_not_fit_into_memory_come_from_disk(tmp_path):
     assert list(store._memory) == ["1:1"]
     assert float(store.load("2:1")[0]["model"]["w"][0]) == 2
     assert checkpoint.host_bytes() >= checkpoint.MEMORY_BYTES
+
+
+def tensors(x):
+    return {"model": {"w": torch.full((20,), float(x))}}
+
+
+def files(store):
+    return sorted(p.name for p in store.folder.iterdir())
+
+
+def test_what_is_dropped_before_a_snapshot_never_reaches_the_disk(tmp_path):
+    store = checkpoint.Store(tmp_path / "c")
+    store.save("1:1", tensors(1), {"x": 1})
+    store.save("1:2", tensors(2), {"x": 2})
+    store.drop("1:1")
+    assert files(store) == []
+    assert store.names() == ["1:2"]
+    assert "1:2" in store
+    assert "1:1" not in store
+    assert [store.holds("1:2", group) for group in ("model", "optimizer")] == [True, False]
+    assert store.peak == 2
+    store.flush()
+    assert files(store) == ["1-2"]
+    assert checkpoint.intact(store.path("1:2"))["state"] == {"x": 2}
+
+
+def test_what_a_snapshot_knows_stays_until_the_next_one(tmp_path):
+    store = checkpoint.Store(tmp_path / "c")
+    store.save("1:1", tensors(1), {})
+    store.flush()
+    store.settle()
+    store.drop("1:1")
+    assert "1:1" not in store
+    assert files(store) == ["1-1"]
+    store.save("1:1", tensors(7), {})  # the same name again, before anything settled
+    assert store.names() == ["1:1"]
+    assert checkpoint.intact(store.path("1:1"))
+    assert float(store.load("1:1")[0]["model"]["w"][0]) == 7
+    store.drop("1:1")
+    assert files(store) == ["1-1"]
+    store.save("1:1", tensors(8), {})
+    store.flush()
+    store.settle()
+    again = checkpoint.Store(tmp_path / "c", resume=True)
+    again.resume({"1:1"})
+    assert float(again.load("1:1")[0]["model"]["w"][0]) == 8
+    store.drop("1:1")
+    store.flush()
+    store.settle()
+    assert files(store) == []
+
+
+def test_more_checkpoints_than_the_limit_are_refused_wherever_they_lie(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "LIMIT", 2)
+    store = checkpoint.Store(tmp_path / "c")
+    for name in ("1:1", "1:2"):
+        store.save(name, tensors(1), {})
+    store.flush()
+    store.settle()
+    with pytest.raises(RunFailed, match="2 checkpoints already"):
+        store.save("1:3", tensors(1), {})
+    store.drop("1:2")
+    store.save("1:3", tensors(1), {})
+    with pytest.raises(RunFailed, match="2 checkpoints already"):
+        store.save("1:2", tensors(1), {})
+    assert store.names() == ["1:1", "1:3"]
