@@ -7,32 +7,23 @@ LM head, and the loss is divided by the supervised tokens of the whole effective
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness import attention, fitting, ranks, sharding, supervised
+from harness import fitting, ranks, supervised
 from harness.checkpoint import Tensors
 from harness.data import Item
-from harness.errors import HarnessError, RunFailed
+from harness.errors import RunFailed
 from harness.fitting import MICRO_TOKENS
-from harness.flops import Arch
 from harness.ledger import Cost
-from harness.lora import LoraSpec, inject, merged
-from harness.moments import NarrowAdamW
+from harness.loaded import LoadedModel
 from harness.packing import Pack, by_owner, packs, plan_rows
 from harness.ports import Scope
-from harness.suite import Optimizer
 from harness.supervised import SupervisedLM
 from harness.tokens import ExampleWeights, Frame, Objective, References, Tokens, token_losses, weights_of
 
@@ -60,77 +51,8 @@ class Seen:
     match: bool
 
 
-class Engine:
-    """Holds model, optimizer and device; the lab tells it what to run.
-
-    With `lora`, only adapters are trained, kept and restored; `checkpointing` recomputes activations (hardware FLOPs) and
-    comes on by itself when nothing else makes a step fit into memory; `bf16_moments` halves the optimizer.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        arch: Arch,
-        optimizer: Optimizer,
-        seed: int,
-        lora: LoraSpec | None = None,
-        checkpointing: bool = False,
-        bf16_moments: bool = False,
-    ) -> None:
-        if not torch.cuda.is_available() or os.environ.get("HARNESS_DEVICE") == "cpu":
-            torch.set_num_threads(int(os.environ.get("HARNESS_THREADS") or torch.get_num_threads()))
-            self.accelerator = Accelerator(cpu=True, mixed_precision="no")
-        else:
-            self.accelerator = Accelerator(mixed_precision="bf16")
-        if self.accelerator.num_processes != ranks.count():
-            raise HarnessError(f"{self.accelerator.num_processes} processes: only `harness run` works with several")
-        if self.accelerator.gradient_accumulation_steps != 1:
-            raise HarnessError("accelerate asks for gradient accumulation; the suite says what an effective batch is")
-        if ranks.sharded() and bf16_moments:
-            raise HarnessError("train.bf16_moments: not with FSDP2, which cuts the moments over the ranks already")
-        set_seed(seed)
-        self.folder, self.arch, self.spec = folder, arch.lora(lora.r) if lora else arch, optimizer
-        self.lora, self.checkpointing = lora, checkpointing
-        self.shrunk: int | None = None  # tokens of a micro-batch, once a larger one did not fit
-        self.flat = attention.usable(self.device)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        lm = supervised.load(folder, self.device)
-        if checkpointing:
-            supervised.recompute(lm)
-        if lora:
-            inject(lm, lora, seed)
-        self.compiled = supervised.compile_blocks(lm, self.device)
-        kind = sharding.Shards if ranks.sharded() else sharding.Replicas
-        self.layout = kind(self.accelerator, SupervisedLM(lm).train())
-        self.model = self.layout.model
-        self._start: Tensors | None = self.weights() if lora else None
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        spec = self.spec
-        rates: dict[str, Any] = {"lr": 0.0, "betas": spec.betas, "eps": spec.eps, "weight_decay": spec.weight_decay}
-        adam = (
-            NarrowAdamW(trained, **rates, seed=seed)
-            if bf16_moments
-            else torch.optim.AdamW(trained, **rates, fused=True)
-        )
-        self.optimizer = self.accelerator.prepare(adam)
-
-    @property
-    def device(self) -> torch.device:
-        device: torch.device = self.accelerator.device
-        return device
-
-    @property
-    def whole(self) -> Any:
-        """The `SupervisedLM` that looks go through: on every rank, at the weights that stand."""
-        return self.layout.whole
-
-    @property
-    def lm(self) -> Any:
-        return self.whole.lm
-
-    def fresh_optimizer(self) -> None:
-        """AdamW with empty moments: the same object, for accelerate would keep every one that it has prepared."""
-        self.optimizer.state.clear()
+class Engine(LoadedModel):
+    """What a loaded model does on the lab's word: steps and looks."""
 
     def packs(self, items: Sequence[Item]) -> Iterator[Pack]:
         """Micro-batches on the device; each item lies whole in one of them."""
@@ -144,11 +66,6 @@ class Engine:
         mine = ranks.share([item.tokens for item in items])
         for pack in self.packs([items[i] for i in mine]):
             yield replace(pack, items=tuple(mine[i] for i in pack.items))
-
-    def recompute(self) -> None:
-        """Recompute activations from now on."""
-        supervised.recompute(self.lm)
-        self.checkpointing = True
 
     def fitted(self, items: Sequence[Item], work: Callable[[], Found]) -> Found:
         """`work` on these items, again in smaller parts as long as it runs out of memory."""
@@ -240,10 +157,6 @@ class Engine:
         total += self.arch.recomputed(*pack.shape, pack.pairs) if self.checkpointing else 0
         return total + (2 * self.arch.head * logits if again else 0)
 
-    @property
-    def vocabulary(self) -> int:
-        return int(self.lm.get_output_embeddings().weight.shape[0])
-
     @torch.no_grad()
     def _logits(self, pack: Pack, others: Mapping[Any, Tensors]) -> tuple[dict[Any, torch.Tensor], int]:
         """Logits (S, V) of a micro-batch under other weights, by their name; second: the hardware FLOPs."""
@@ -290,81 +203,3 @@ class Engine:
     def generation_cost(self, items: Sequence[Item], new: int) -> int:
         """Model FLOPs of `new` tokens in answer to each item's prompt."""
         return sum(self.arch.generate(len(item.ids) - item.supervised, new) for item in items)
-
-    def weights(self) -> Tensors:
-        """A copy of the trainable weights in host memory: on rank 0, which keeps what is kept; others get none."""
-        return sharding.fetch(self.layout.trained())
-
-    def load_weights(self, tensors: Tensors) -> None:
-        """Rank 0's tensors into the model of every rank."""
-        sharding.put_all(self.layout.trained(), tensors)
-        self.layout.moved()
-
-    @contextmanager
-    def wearing(self, tensors: Tensors) -> Iterator[None]:
-        """Other weights, which rank 0 has, for a while; ours, gradients and optimizer are not touched, only set aside."""
-        if ranks.count() > 1:
-            worn = {n: torch.empty_like(p) for n, p in self.lm.named_parameters() if p.requires_grad}
-            sharding.put_all(worn, tensors)
-            tensors = worn
-        with self._wearing(tensors):
-            yield
-
-    @contextmanager
-    def _wearing(self, tensors: Tensors) -> Iterator[None]:
-        lm = self.lm
-        mine = {n: p.data for n, p in lm.named_parameters() if p.requires_grad}
-        for name, parameter in lm.named_parameters():
-            if parameter.requires_grad:
-                parameter.data = tensors[name].to(parameter)
-        try:
-            yield
-        finally:
-            for name, parameter in lm.named_parameters():
-                if name in mine:
-                    parameter.data = mine[name]
-
-    def base(self) -> Tensors:
-        """The trainable weights as the run began: the model's own folder, or under LoRA the adapters as drawn."""
-        if self._start is not None or not ranks.main():
-            return self._start or {}
-        lm = AutoModelForCausalLM.from_pretrained(self.folder, dtype=torch.float32)
-        return {n: p.detach() for n, p in lm.named_parameters()}
-
-    def load_base(self) -> None:
-        self.load_weights(self.base())
-
-    def moments(self) -> Tensors:
-        """A copy of the optimizer's state in rank 0's host memory, `index.name` tensors; empty before the first step."""
-        state = self.optimizer.state_dict()["state"]
-        return sharding.fetch({f"{i}.{k}": v for i, row in state.items() for k, v in row.items()})
-
-    def load_moments(self, tensors: Tensors) -> None:
-        """Rank 0's tensors into the optimizer of every rank."""
-        self.fresh_optimizer()
-        shapes = ranks.first({key: (value.shape, value.dtype) for key, value in tensors.items()})
-        if not shapes:
-            return
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        parameters = list(self.layout.trained().values())
-        for key, (shape, dtype) in shapes.items():
-            index, _, name = key.partition(".")
-            state.setdefault(int(index), {})[name] = sharding.like(parameters[int(index)], shape, dtype)
-            sharding.put(state[int(index)][name], tensors.get(key))
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-    def save_pretrained(self, folder: Path) -> None:
-        """A plain transformers checkpoint, by rank 0; adapters are merged in the file only."""
-        lm = self.lm
-        if ranks.main():
-            (merged(lm, self.folder) if self.lora else lm).save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
-
-    def release(self) -> None:
-        """Leave a GPU to the scoring: weights go to the host, moments are dropped. Nothing can be run afterwards."""
-        if self.device.type == "cuda":
-            self.layout.release()
-            del self.model, self.optimizer
-            self.accelerator.free_memory()
-            torch.cuda.empty_cache()
