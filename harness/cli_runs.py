@@ -37,7 +37,8 @@ def _run(options: tuple[str, ...], tracker: str | None, values: dict[str, Any]) 
     """The run on this rank; the path of its record."""
     from harness import progress, ranks, record
     from harness.request import Request, prepare
-    from harness.run import execute, finished
+    from harness.run import execute
+    from harness.rundir import finished
 
     with ranks.main_first():
         plan = prepare(Request(options=pairs(options), **values))

@@ -17,7 +17,7 @@ from harness.errors import HarnessError
 from harness.paths import canonical
 from harness.plan import MFU, gpu_hours
 from harness.request import Plan, Request, prepare, vary
-from harness.run import finished
+from harness.rundir import finished
 from harness.suite import load_suite
 
 

@@ -132,7 +132,8 @@ def work(job: Job, pipe: Connection) -> None:
     _redirect(log)
     try:
         from harness.request import prepare
-        from harness.run import execute, finished
+        from harness.run import execute
+        from harness.rundir import finished
 
         plan = prepare(job.request)
         if plan.id != job.id:

@@ -18,7 +18,7 @@ import yaml
 from harness import models, stock
 from harness.errors import HarnessError
 from harness.paths import digest
-from harness.run import locked
+from harness.rundir import locked
 from harness.score import Service, checkpoint_digest
 from harness.suite import load_suite
 

@@ -94,6 +94,7 @@ def child(job: dict[str, Any], pipe: int) -> None:
     os.environ.update(job["env"])
     import harness.request as request
     import harness.run as run
+    import harness.rundir as rundir
     import harness.score
 
     harness.score.score = fake_score
@@ -103,7 +104,7 @@ def child(job: dict[str, Any], pipe: int) -> None:
     said: list[str] = []
     try:
         plan = request.prepare(request.Request(**asked))
-        answer = {"record": str(run.finished(plan) or run.execute(plan, say=said.append)), "said": said}
+        answer = {"record": str(rundir.finished(plan) or run.execute(plan, say=said.append)), "said": said}
         code = 0
     except BaseException as error:
         answer = {"error": f"{type(error).__name__}: {error}", "said": said, "trace": traceback.format_exc()}

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from harness import cluster, matrix, matrix_view, run
+from harness import cluster, matrix, matrix_view, rundir
 from harness.campaign import Campaign
 from harness.errors import HarnessError, RunFailed
 from harness.executor import Report
@@ -234,10 +234,10 @@ def test_a_lock_is_waited_for_and_a_dead_process_leaves_none(tmp_path):
         [sys.executable, "-c", HOLD, str(tmp_path / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         holder.stdout.readline()
-        with pytest.raises(RunFailed, match="another process is working on run"), run.locked(tmp_path):
+        with pytest.raises(RunFailed, match="another process is working on run"), rundir.locked(tmp_path):
             pass
         threading.Timer(0.3, holder.kill).start()
-        with run.locked(tmp_path, 60):
+        with rundir.locked(tmp_path, 60):
             assert holder.wait() == -signal.SIGKILL
 
 
@@ -246,7 +246,10 @@ def test_storage_without_locks_is_named(tmp_path, monkeypatch):
         raise OSError(37, os.strerror(37))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(HarnessError, match=r"has no file locks \(No locks available\)"), run.locked(tmp_path / "x", 60):
+    with (
+        pytest.raises(HarnessError, match=r"has no file locks \(No locks available\)"),
+        rundir.locked(tmp_path / "x", 60),
+    ):
         pass
 
 

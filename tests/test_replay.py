@@ -245,7 +245,7 @@ def test_a_limit_on_files_that_the_system_sets_is_a_full_disk(toy, tiny, tmp_pat
 
 def test_a_second_process_on_a_run_directory_is_refused(forks, toy, tiny, tmp_path):
     from harness.request import Request, prepare
-    from harness.run import locked
+    from harness.rundir import locked
 
     asked = request(toy, tiny, tmp_path, "proportional")
     plan = prepare(Request(suite=str(toy), model=str(tiny), runs=tmp_path, budget=1.5))
