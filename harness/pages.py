@@ -15,7 +15,7 @@ from harness.board import REFERENCE
 from harness.drawing import nice, whisker
 from harness.ledger import BESIDE, BILLED
 from harness.paths import asset
-from harness.plain import plain, slug
+from harness.plain import LONGEST, plain, slug
 from harness.record import Record
 from harness.rows import Row, one, phase
 
@@ -52,7 +52,10 @@ def render(template: str, /, **values: Any) -> str:
 
 def _final(value: Any) -> Any:
     """What every `{{ ... }}` goes through; pictures and other made markup come as Markup."""
-    return plain(value) if type(value) is str else value
+    # Most are short and of one script: what `plain` would find, without the call.
+    if type(value) is not str or (len(value) <= LONGEST and value.isascii() and value.isprintable()):
+        return value
+    return plain(value)
 
 
 def ticks(text: str) -> Markup:

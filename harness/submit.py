@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,9 @@ def submit(run: Path, results: Path, refutes: str | None = None) -> Submission:
     except HarnessError:
         for path in made:
             path.unlink()
+            with suppress(OSError):  # folders made for it go with it, others are not empty
+                for folder in path.parents[: len(path.relative_to(results).parts) - 1]:
+                    folder.rmdir()
         raise
     return Submission(target, True)
 

@@ -116,7 +116,7 @@ def test_a_strategy_that_nobody_has_leaves_nothing_behind(good, tmp_path):
     folder = write_whole_run(rehashed(made.model_copy(update={"identity": identity})), items, tmp_path / "runs")
     with pytest.raises(Refused, match="a strategy of strategies/"):
         submit(folder, tmp_path / "r")
-    assert files(tmp_path / "r") == []
+    assert list((tmp_path / "r").rglob("*")) == []
 
 
 def test_questions_lie_there_once_and_stay_when_a_later_record_is_refused(good, run, tmp_path):
@@ -131,6 +131,7 @@ def test_questions_lie_there_once_and_stay_when_a_later_record_is_refused(good, 
     with pytest.raises(Refused):
         submit(write_whole_run(other, items, tmp_path / "others"), tmp_path / "r")
     assert files(tmp_path / "r") == before
+    assert not (tmp_path / "r" / "pocket" / "pocket" / "my_own").exists()
     (tmp_path / "r" / questions[0]).write_bytes(b"damaged")
     with pytest.raises(HarnessError, match="not a whole gzip file"):
         submit(write_whole_run(*pocket_run(seed=2), tmp_path / "runs"), tmp_path / "r")
