@@ -72,6 +72,14 @@ class _Blocks:
             self.known[seeds] = rows, found, widen
         return self.known[seeds]
 
+    def test(self, a: int, b: int, seeds: tuple[int, ...]) -> tuple[float, float, float, float]:
+        """a - b over these seeds, its standard error, degrees of freedom, and the two-sided p."""
+        rows, found, widen = self.of(seeds)
+        i, j = rows.index(a), rows.index(b)
+        value = float(found.macro[i].mean() - found.macro[j].mean())
+        error, df = widen * float(np.sqrt(found.variance[i, j])), float(found.freedom[i, j])
+        return value, error, df, float(t_tail(abs(value) / error, df)) if error else float(value == 0)
+
     def difference(self, a: int, b: int) -> Difference | None:
         """a - b over their shared seeds; None without any."""
         seeds = self.panel.shared(a, b)
@@ -79,12 +87,8 @@ class _Blocks:
             pair = self.panel.correct[np.ix_([a, b], seeds)]
             one = macro(pair, self.panel.weight)
             return Difference(Estimate(float(one[0, 0] - one[1, 0]), None, None, 1)) if seeds else None
-        rows, found, widen = self.of(seeds)
-        i, j = rows.index(a), rows.index(b)
-        value = float(found.macro[i].mean() - found.macro[j].mean())
-        error, df = widen * float(np.sqrt(found.variance[i, j])), float(found.freedom[i, j])
+        value, error, df, p = self.test(a, b, seeds)
         half = float(t_quantile(df, ALPHA)) * error
-        p = float(t_tail(abs(value) / error, df)) if error else float(value == 0)
         m = max(1, len(self.panel.names) - 1)
         return Difference(
             Estimate(value, value - half, value + half, len(seeds)),
@@ -114,14 +118,15 @@ def compare(panel: Panel, reference: str | None, replicates: int = REPLICATES) -
 def _better(blocks: _Blocks) -> frozenset[tuple[str, str]]:
     """Ordered pairs (better, worse) that stand under Holm over all pairs with two shared seeds."""
     names = blocks.panel.names
-    found = {}
+    found: dict[tuple[int, int], tuple[float, float]] = {}
     for a, b in itertools.combinations(range(len(names)), 2):
-        d = blocks.difference(a, b)
-        if d is not None and d.p is not None:
-            found[a, b] = d
-    adjusted = holm([d.p for d in found.values() if d.p is not None])
-    told = [(pair, d) for (pair, d), p in zip(found.items(), adjusted, strict=True) if p < ALPHA]
-    return frozenset((names[a], names[b]) if d.estimate.value > 0 else (names[b], names[a]) for (a, b), d in told)
+        seeds = blocks.panel.shared(a, b)
+        if len(seeds) > 1:
+            value, _, _, p = blocks.test(a, b, seeds)
+            found[a, b] = value, p
+    adjusted = holm([p for _, p in found.values()])
+    told = [(pair, value) for (pair, (value, _)), p in zip(found.items(), adjusted, strict=True) if p < ALPHA]
+    return frozenset((names[a], names[b]) if value > 0 else (names[b], names[a]) for (a, b), value in told)
 
 
 def ties(means: Mapping[str, float], better: frozenset[tuple[str, str]]) -> dict[str, int]:

@@ -126,10 +126,13 @@ def components(correct: Array, task: Array) -> Components:
         means += by_seed / tasks
         centre = by_item.mean(1, keepdims=True)
         g = by_item - centre
-        z = (y - by_item[:, None] - by_seed[:, :, None] + centre[:, :, None]).reshape(n_strategies, -1)
+        # Products of y less the means of item and seed, by expansion: the residuals themselves are as large as the data.
+        flat = y.reshape(n_strategies, -1)
+        products = flat @ flat.T - n_seeds * (by_item @ by_item.T) - n * (by_seed @ by_seed.T)
+        products += n_seeds * n * (centre @ centre.T)
         share = 1 / (tasks**2 * n * max(1, n - 1))
         items = items + share * (g @ g.T)
-        noise = noise + share / (n_seeds * (n_seeds - 1)) * (z @ z.T)
+        noise = noise + share / (n_seeds * (n_seeds - 1)) * products
         floor += 1 / (tasks**2 * n)
     noise = _pairs(noise)
     # Where no two answers differ, N items still cannot show a difference below one of them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 LONGEST = 2_000  # characters of one string on a page
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}  # control, format (bidi marks, zero width), unassigned, separators
@@ -23,6 +24,7 @@ def plain(value: object, longest: int = LONGEST) -> str:
     return _STACKED.sub("\N{REPLACEMENT CHARACTER}", shown)
 
 
+@lru_cache(maxsize=4096)  # names of tasks, in every line of a run's curves
 def cell(word: str) -> str:
     """Text as one cell of CSV, on one line."""
     word = plain(word, 120).replace("\n", " ")

@@ -6,6 +6,7 @@ Two steps. The `hardware` column equals what the counter sees (eager attention, 
 
 import dataclasses
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import harness.packing as packing
 import harness.reading as reading
+from harness import attention
 from harness.data import Item
 from harness.engine import MICRO_TOKENS, Engine
 from harness.flops import Arch
@@ -62,6 +64,7 @@ def engines(folder):
         if mode not in made:
             arch = Arch.from_config(json.loads((folder / "config.json").read_text()))
             engine = made[mode] = Engine(folder, arch, Optimizer(), 0, *MODES[mode])
+            engine.flat = False  # rows under a mask; flat ones have their own proof below
             engine.lm.set_attn_implementation("sdpa")
             expected = engine.step(MANY, 0.0).nll
             engine.lm.set_attn_implementation("eager")
@@ -166,6 +169,39 @@ def test_a_packed_step_of_several_micro_batches(engine, monkeypatch):
     positions, pairs = sum(p.ids.numel() for p in packed), sum(p.ids.shape[0] * p.ids.shape[1] ** 2 for p in packed)
     assert positions > sum(i.tokens for i in MANY)
     assert pairs > sum(i.tokens**2 for i in MANY)
+
+
+def products(q, k, v, starts, longest, scale):
+    """Attention of flat rows in products that the counter sees: each document's whole square."""
+    repeat = q.shape[1] // k.shape[1]
+    parts = []
+    for a, b in pairwise(starts.tolist()):
+        one, two, three = q[a:b], k[a:b].repeat_interleave(repeat, 1), v[a:b].repeat_interleave(repeat, 1)
+        scores = torch.einsum("ihd,jhd->hij", one, two) * (scale or q.shape[-1] ** -0.5)
+        scores = scores.masked_fill(~torch.ones(b - a, b - a, dtype=torch.bool).tril(), -1e9)
+        parts.append(torch.einsum("hij,jhd->ihd", scores.softmax(-1), three))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_flat_rows_have_no_padding_and_every_document_its_own_square(folder, monkeypatch, mode):
+    engine = Engine(
+        folder, Arch.from_config(json.loads((folder / "config.json").read_text())), Optimizer(), 0, *MODES[mode]
+    )
+    assert engine.flat
+    expected = engine.step(MANY, 0.0).nll
+    monkeypatch.setattr(attention, "one_by_one", products)
+    monkeypatch.setitem(MICRO_TOKENS, "cpu", 300)
+    packed = list(engine.packs(MANY))
+    assert len(packed) > 2
+    seen, step = counted(lambda: engine.step(MANY, 0.0))
+    assert step.nll == pytest.approx(expected, rel=1e-4)
+    agree(seen, step.cost.hardware)
+    assert sum(p.ids.numel() for p in packed) == sum(i.tokens for i in MANY)
+    again = sum(engine.arch.recomputed(1, i.tokens) for i in MANY) if engine.checkpointing else 0
+    assert step.cost.hardware - step.cost.model == sum(3 * upper(engine, i.tokens) for i in MANY) + again
+    seen, (_, hardware) = counted(lambda: engine.evaluate(MANY))
+    agree(seen, hardware)
 
 
 def test_looks_and_probes(engine):

@@ -117,6 +117,7 @@ def test_every_verb_and_callback_costs_exactly_what_it_does(tmp_path, toy, tiny)
     for phase in ("train", "discarded", "validate", "probe", "gradients", "proxy"):
         assert table[phase]["model_flops"] > 0, phase
     assert scenario["checkpoints_at_peak"] == core.store.peak > 1
+    core.store.flush()
     held = tmp_path / "real"
     whole = next(held.glob("*/checkpoints/*/optimizer.safetensors")).parent
     sizes = {p.stem: p.stat().st_size for p in whole.glob("*.safetensors")}
