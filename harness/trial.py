@@ -41,7 +41,7 @@ def fake_score(folder: Path, suite: str, work: Path, **_: Any) -> dict[str, Any]
 
 
 def see_attention() -> None:
-    """Attention that the FLOP counter sees: eager, under an additive mask."""
+    """Attention that the FLOP counter sees: eager, under an additive mask, so of rows that have one."""
     import torch
 
     from harness import packing, setup
@@ -54,6 +54,7 @@ def see_attention() -> None:
 
     def eager(*args: Any, **named: Any) -> Any:
         core, engine = build(*args, **named)
+        engine.flat = False
         engine.lm.set_attn_implementation("eager")
         return core, engine
 
