@@ -1,8 +1,8 @@
 """How should documents lie in a micro-batch on this machine? `python benchmarks/layouts.py --model pocket --rows short`
 
-One engine takes the same steps with its rows laid out in four ways, in turn, several times: `flat` (the product's: one row
-without padding, each document attending alone; on a GPU by FlashAttention's kernel), `packed` (rows of 128 tokens under a
-block-causal mask, the product's where that kernel is missing), `buckets` (one document a row, micro-batches of like lengths)
+One engine takes the same steps with its rows laid out in four ways, in turn, several times: `flat` (one row without
+padding, each document attending alone; on a GPU by FlashAttention's kernel, the product's there), `packed` (rows of 128 tokens
+under a block-causal mask, the product's on a CPU), `buckets` (one document a row, micro-batches of like lengths)
 and `padded` (one document a row, one micro-batch). Median seconds of a step over those of `packed`, with the smallest and
 the largest; the first step's losses must agree to 1e-4. Last: the share of a step that making its tensors takes.
 """

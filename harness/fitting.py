@@ -14,7 +14,7 @@ import torch
 from harness.errors import RunFailed
 
 Found = TypeVar("Found")
-MICRO_TOKENS = {"cpu": 2048, "cuda": 32768}  # tokens of one micro-batch, to begin with
+MICRO_TOKENS = {"cpu": 4096, "cuda": 32768}  # tokens of one micro-batch, to begin with
 SMALLEST = 64  # tokens: nothing is gained below
 
 

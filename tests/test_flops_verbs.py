@@ -137,7 +137,6 @@ def begun(files, tmp_path):
     """A lab in the middle of its run, whose attention the counter can see; an earlier checkpoint and a drawn batch."""
     suite, model, mode = files
     lab, core, engine, _ = make_lab(tmp_path, suite, model, mode=mode)
-    engine.flat = False
     engine.lm.set_attn_implementation("eager")
     lab.train(lab.proportional(), "2 step")
     here = lab.checkpoint()
