@@ -62,6 +62,7 @@ class LoadedModel:
             supervised.recompute(lm)
         if lora:
             inject(lm, lora, seed)
+        self.vocabulary = int(lm.get_output_embeddings().weight.shape[0])
         self.compiled = supervised.compile_blocks(lm, self.device)
         kind = sharding.Shards if ranks.sharded() else sharding.Replicas
         self.layout = kind(self.accelerator, SupervisedLM(lm).train())
@@ -94,10 +95,6 @@ class LoadedModel:
     def fresh_optimizer(self) -> None:
         """AdamW with empty moments: the same object, for accelerate would keep every one that it has prepared."""
         self.optimizer.state.clear()
-
-    @property
-    def vocabulary(self) -> int:
-        return int(self.lm.get_output_embeddings().weight.shape[0])
 
     def recompute(self) -> None:
         """Recompute activations from now on."""

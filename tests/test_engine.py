@@ -84,6 +84,17 @@ def test_gradient_is_of_the_sum_over_supervised_tokens_of_the_effective_batch(en
     assert step.grad_norm == pytest.approx(norm, rel=1e-4)
 
 
+def test_a_step_does_not_ask_for_whole_weights(engine, monkeypatch):
+    """With cut weights (FSDP2) they would be brought together for every micro-batch."""
+    engine.load_base()
+
+    def whole(self):
+        raise AssertionError("asked for")
+
+    monkeypatch.setattr(type(engine.layout), "whole", property(whole))
+    assert len(engine.step(items_(3), 1e-3).nll) == 3
+
+
 def test_analytic_flops_equal_the_counter(engine):
     """One unpadded document: eager attention is counted as the full square, the causal half is our convention."""
     item = items_(1, 3, 30, 30)[0]

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import random
 
+import pytest
 import yaml
 
 from tests.conftest import ROOT
@@ -52,15 +53,42 @@ def test_a_cell_of_pocket_is_drawn_from_what_changed(tmp_path):
     assert pull_request.choose([p for p in paths if p not in drawn], random.Random(0)) is None
 
 
-def test_made_up_scores_are_found_and_rounding_is_not():
+def test_made_up_scores_are_found_and_what_a_seed_does_is_not():
+    noise = {"a": (0.05, 9), "b": (0.01, 9), pull_request.ALL: (0.02, 9)}
     old = make_record(scores={"a": 0.8, "b": 0.4}, n=300)
-    assert pull_request.differences(old, old) == []
-    near = make_record(scores={"a": 0.81, "b": 0.4}, n=300)
-    assert pull_request.differences(old, near) == []
-    far = make_record(scores={"a": 0.6, "b": 0.4}, n=300)
-    assert [line.split(":")[0] for line in pull_request.differences(old, far)] == ["a"]
-    cheap = make_record(scores={"a": 0.8, "b": 0.4}, n=300, phases={"train": 500_000})
-    assert "billed FLOPs" in pull_request.differences(old, cheap)[0]
+
+    def found(a, b, noise=noise, **kw):
+        lines = pull_request.differences(old, make_record(scores={"a": a, "b": b}, n=300, **kw), noise)
+        return [line.split(":")[0] for line in lines]
+
+    # t with 9 degrees of freedom beyond which 0.01 / 6 lies: 3.954 (tables of Student's distribution)
+    limit = 3.954 * 2**0.5 * 0.01
+    assert found(0.8, 0.4) == []
+    assert found(0.7, 0.4 + 0.99 * limit) == []
+    assert found(0.8, 0.4 + 1.01 * limit) == ["b"]
+    assert found(0.6, 0.4 - 0.9 * limit) == ["all tasks"]
+    assert found(0.82, 0.4, noise={}) == []  # nothing known of seeds: the items'
+    assert found(0.6, 0.4, noise={}) == ["a", "all tasks"]
+    assert found(0.8, 0.4, phases={"train": 500_000})[0].startswith("billed FLOPs")
+    other = pull_request.differences(old, make_record(scores={"a": 0.8}, n=300), noise)
+    assert other == ["scores of a; of a, b in the record"]
+
+
+def test_how_far_seeds_lie_apart_is_taken_from_the_row_or_from_its_board(tmp_path):
+    def write(strategy, seed, a, b):
+        return write_result(make_record(strategy, seed, scores={"a": a, "b": b}, n=100), tmp_path)
+
+    few = [write("uniform", s, a, 0.5) for s, a in enumerate((0.50, 0.60))]
+    many = [write("sft", s, a, b) for s, (a, b) in enumerate([(0.2, 0.3), (0.3, 0.3), (0.4, 0.3)])]
+    write("msft", 0, 0.9, 0.9)  # one seed says nothing
+    own = pull_request.seed_noise(many[0])
+    assert {name: (round(s, 9), free) for name, (s, free) in own.items()} == {
+        "a": (0.1, 2),
+        "b": (0.0, 2),
+        "all tasks": (0.05, 2),
+    }
+    pooled = pull_request.seed_noise(few[0])
+    assert pooled["a"] == (pytest.approx(((0.005 + 0.02) / 3) ** 0.5), 3)
 
 
 def test_the_workflow_of_pull_requests_has_no_secrets_and_reads_only():

@@ -1,5 +1,7 @@
 """Several ranks do as one process: data, ledger and decisions the same, numbers to rounding; a lost rank ends all."""
 
+from datetime import timedelta
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -214,6 +216,13 @@ def test_one_process_gets_back_what_it_gave():
     assert ranks.total(tensor) is tensor
     assert ranks.gather(3) == [3]
     assert (ranks.main(), ranks.count(), ranks.sharded()) == (True, 1, False)
+
+
+def test_gloo_works_in_one_thread():
+    """Two of them free the same string now and then (torch 2.13): one run in some tens died of it."""
+    group = ranks._gloo(torch.distributed.HashStore(), 0, 1, timedelta(seconds=9))
+    assert group.options._threads == 1
+    assert group.options._timeout == timedelta(seconds=9)
 
 
 def test_half_a_launcher_is_one_line(monkeypatch):

@@ -3,19 +3,27 @@
     python pull_request.py summary BASE_ROWS.json HEAD_ROWS.json     Markdown, for the job's summary
     python pull_request.py rerun RECORD.json...                      one of them, drawn at random, is run again and compared
 
-The rows are those of `harness site` (rows.json). Exit status of rerun: 1 where the answers differ.
+The rows are those of `harness site` (rows.json). Exit status of rerun: 1 where scores differ by more than seeds do.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 import shlex
+import statistics
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import t
+
+ALL = "all tasks"
+FEW = 3  # seeds
+ALARM = 0.01  # the share of honest records that a comparison would call different
 KEYS = ("board", "strategy", "options", "learning_rate", "budget")
 
 
@@ -83,8 +91,41 @@ def choose(paths: list[Path], rng: random.Random) -> Path | None:
     return rng.choice(sorted(small)) if small else None
 
 
-def rerun(path: Path, runs: Path) -> list[str]:
-    """Runs the record's command and returns what differs: each task's score and the digest of its items."""
+def seed_noise(path: Path) -> dict[str, tuple[float, int]]:
+    """By task and for all of them: the standard deviation of scores over seeds and its degrees of freedom.
+
+    Of the seeds of the record's own row where it has `FEW`, also when they came with it: whoever makes them up to lie far
+    apart makes the row's interval as wide. Else pooled over the rows of its board.
+    """
+    rows: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for other in path.parent.parent.glob("*/*.json"):
+        one = json.loads(other.read_text(encoding="utf-8"))
+        if one.get("status") in ("finished", "budget"):
+            rows[_row(one)].append(_scores({n: s["value"] for n, s in one["scores"].items()}))
+    own = rows[_row(json.loads(path.read_text(encoding="utf-8")))]
+    several = [own] if len(own) >= FEW else [row for row in rows.values() if len(row) > 1]
+    free = sum(len(row) - 1 for row in several)
+    squares: dict[str, float] = defaultdict(float)
+    for row in several:
+        for task in row[0]:
+            squares[task] += (len(row) - 1) * statistics.variance([s[task] for s in row])
+    return {task: (math.sqrt(total / free), free) for task, total in squares.items()}
+
+
+def _row(one: dict[str, Any]) -> str:
+    """What the runs of a row have in common."""
+    i = one["identity"]
+    key = [i[k] for k in ("strategy", "hyperparameters", "passed", "lr", "mode")] + [i["budget"]["multiple"]]
+    return json.dumps(key, sort_keys=True)
+
+
+def _scores(tasks: dict[str, float]) -> dict[str, float]:
+    """Those of tasks, and their mean."""
+    return tasks | {ALL: statistics.fmean(tasks.values())}
+
+
+def rerun(path: Path, runs: Path, noise: dict[str, tuple[float, int]]) -> list[str]:
+    """Runs the record's command and returns what differs more than `noise`, of seeds, explains."""
     from harness import record
     from harness.pages import command
 
@@ -96,21 +137,30 @@ def rerun(path: Path, runs: Path) -> list[str]:
     new = record.read(Path(done.stdout.strip().splitlines()[-1]))
     if new.id != old.id:
         return [f"the run has id {new.id}, the record {old.id}: other code, data or settings"]
-    return differences(old, new)
+    return differences(old, new, noise)
 
 
-def differences(old: Any, new: Any) -> list[str]:
-    """Tasks whose score moved by more than two standard errors of the difference, or FLOPs that are not the same.
+def differences(old: Any, new: Any, noise: dict[str, tuple[float, int]]) -> list[str]:
+    """Scores, of a task or over all, that lie further apart than two seeds do; FLOPs that are not the same.
 
-    Other processors round otherwise, so that single answers may differ; scores that were made up differ by more.
+    Another processor adds in another order, and a training that began with another rounding ends elsewhere: the same
+    seed moved a task by 12 points. So two runs may differ by what two seeds do (`noise`; where it is not known, by the
+    standard error over items). Of honest records `ALARM` are called different, and a score that was made up is found
+    only if it is far from what the strategy reaches.
     """
+    if new.scores.keys() != old.scores.keys():
+        return [f"scores of {', '.join(sorted(new.scores))}; of {', '.join(sorted(old.scores))} in the record"]
     found = []
     if abs(new.total_model_flops / max(1, old.total_model_flops) - 1) > 0.05:
         found.append(f"billed FLOPs {new.total_model_flops}, {old.total_model_flops} in the record")
-    for task, was in sorted(old.scores.items()):
-        now = new.scores.get(task)
-        if now is None or abs(now.value - was.value) > 2 * (was.stderr**2 + now.stderr**2) ** 0.5 + 1e-9:
-            found.append(f"{task}: {'none' if now is None else f'{now.value:.3f}'}, {was.value:.3f} in the record")
+    was, now = (_scores({n: s.value for n, s in one.scores.items()}) for one in (old, new))
+    errors = {n: s.stderr for n, s in old.scores.items()}
+    errors[ALL] = math.sqrt(sum(e**2 for e in errors.values())) / max(1, len(errors))
+    for name in sorted(was):
+        deviation, free = noise.get(name) or (errors[name], 10**6)
+        limit = t.ppf(1 - ALARM / (2 * len(was)), free) * math.sqrt(2) * deviation
+        if abs(now[name] - was[name]) > limit + 1e-9:
+            found.append(f"{name}: {now[name]:.3f}, {was[name]:.3f} in the record; two seeds may be {limit:.3f} apart")
     return found
 
 
@@ -125,8 +175,8 @@ def main(words: list[str]) -> int:
         if path is None:
             print("No changed record of pocket x pocket to run again.")
             return 0
-        found = rerun(path, Path("runs-again"))
-        print(f"Ran {path} again: " + ("it came out the same." if not found else "it came out differently."))
+        found = rerun(path, Path("runs-again"), seed_noise(path))
+        print(f"Ran {path} again: " + ("it came out differently." if found else "no further away than another seed."))
         print("".join(f"- {_cell(line)}\n" for line in found), end="")
         return int(bool(found))
     print(__doc__, file=sys.stderr)
