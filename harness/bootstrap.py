@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from harness.panel import POOL, Array, Components, alone, paired, shrink, spread
+from harness.panel import POOL, Array, Components, alone, paired_with, shrink, spread
 
 REPLICATES = 2000
 SEED = 20260101  # a constant: the same records give the same page
@@ -57,7 +57,7 @@ def pivots(
     mean = np.einsum("br,bsr->bs", counts / n_seeds, drawn)
     moved = mean - mean[:, [anchor]] - (found.macro.mean(1) - found.macro[anchor].mean())
     if alone(*correct.shape[:2]):
-        seed = paired(drawn, counts.astype(np.float64))[:, anchor]
+        seed = paired_with(drawn, counts.astype(np.float64), anchor)
     else:
         own = shrink(spread(drawn, counts.astype(np.float64)), n_seeds - 1, found.prior) / n_seeds
         seed = own + own[:, [anchor]]

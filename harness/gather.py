@@ -62,8 +62,8 @@ def gather(sources: Iterable[Path]) -> Gathered:
             elif record.id not in found.records or (found.records[record.id].status == "failed" != record.status):
                 found.records[record.id], found.files[record.id] = record, path
     shown = found.shown
-    marks = each(lambda r: answers(r, found.files[r.id]), shown)
-    found.answers.update({r.id: a for r, a in zip(shown, marks, strict=True) if a is not None})
+    marks = each(lambda r: _sent(answers(r, found.files[r.id])), shown)
+    found.answers.update({r.id: _received(r, a) for r, a in zip(shown, marks, strict=True) if a is not None})
     for refuted in _refutations(folders):
         found.disputes.setdefault(refuted.refutes, []).append(refuted)
     found.references.extend(sorted(_references(folders), key=lambda r: (-r.macro, r.name)))
@@ -149,3 +149,20 @@ def answers(r: Record, path: Path) -> Answers | None:
     except (HarnessError, OSError, ValueError):
         return None
     return None if found is None else [np.array(task, np.float32) for task in found]
+
+
+def _sent(found: Answers | None) -> Answers | bytes | None:
+    """Right and wrong as bits, since thousands of these go from one process to another."""
+    if not found:
+        return found
+    flat = np.concatenate(found)
+    right = flat == 1
+    return np.packbits(right).tobytes() if (right | (flat == 0)).all() else found
+
+
+def _received(r: Record, sent: Answers | bytes) -> Answers:
+    if not isinstance(sent, bytes):
+        return sent
+    ends = np.cumsum([r.scores[task].n for task in sorted(r.scores)])
+    bits = np.unpackbits(np.frombuffer(sent, np.uint8), count=int(ends[-1]))
+    return np.split(bits.astype(np.float32), ends[:-1])

@@ -169,14 +169,20 @@ def _seed(means: Array) -> tuple[Prior, Array, Array]:
         return prior, both, np.asarray(np.where(both > 0, both**2 / (known[:, None] + known[None]), np.inf))
 
 
-def paired(means: Array, counts: Array | None = None) -> Array:
-    """Variances [..., S, S] of differences of means over seeds, each from its own R differences: [..., S, R] in."""
+def paired(means: Array) -> Array:
+    """Variances [S, S] of differences of means over seeds, each from its own R differences: [S, R] in."""
+    n = means.shape[1]
+    centred = means - means.mean(1, keepdims=True)
+    return _pairs(centred @ centred.T / (n * (n - 1)))
+
+
+def paired_with(means: Array, counts: Array, anchor: int) -> Array:
+    """Such variances of one strategy with all [..., S], of means [..., S, R] whose seeds were drawn `counts` [..., R] times."""
     n = means.shape[-1]
-    c = np.ones(n) if counts is None else counts[..., None, :]
-    centred = means - (c * means).sum(-1, keepdims=True) / n
-    covariance = np.einsum("...ar,...br->...ab", c * centred, centred) / (n * (n - 1))
-    own = np.diagonal(covariance, axis1=-2, axis2=-1)
-    return np.asarray(np.maximum(own[..., :, None] + own[..., None, :] - 2 * covariance, 0))
+    c = counts[..., None, :]
+    apart = means - means[..., [anchor], :]
+    apart = apart - (c * apart).sum(-1, keepdims=True) / n
+    return np.asarray((c * apart**2).sum(-1) / (n * (n - 1)))
 
 
 def spread(means: Array, counts: Array | None = None) -> Array:

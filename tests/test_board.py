@@ -10,6 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from harness import articles, items, picture, record, runview, workloads
+from harness import gather as gathering
 from harness.board import sections
 from harness.compare import compare
 from harness.gather import gather
@@ -70,6 +71,19 @@ def test_flops_to_target_are_the_median_run_against_the_reference_at_1x(folder):
         assert row.to_target == pytest.approx(median_to_target([r.curves for r in row.runs], goal) / worlds.ONE)
     strict = goal.__class__(goal.metric, 1.01)
     assert median_to_target([r.curves for r in one["cadft"].runs], strict) == float("inf")
+
+
+@pytest.mark.parametrize("odd", [None, 0.25])
+def test_answers_travel_between_processes_unchanged(odd):
+    r = make_record(scores={"b": 0.5, "a": 1.0, "c": 0.0}, n=11)
+    rng = np.random.default_rng(0)
+    scores = [(rng.random(11) < 0.5).astype(np.float32) for _ in range(3)]
+    if odd is not None:
+        scores[1][4] = odd
+    back = gathering._received(r, gathering._sent(scores))
+    assert [a.tolist() for a in back] == [a.tolist() for a in scores]
+    assert {a.dtype for a in back} == {np.dtype(np.float32)}
+    assert isinstance(gathering._sent(scores), bytes) == (odd is None)
 
 
 def test_items_that_do_not_give_the_score_make_a_row_unverified(folder, tmp_path):

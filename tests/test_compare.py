@@ -323,3 +323,15 @@ def test_statistics_import_neither_torch_nor_scipy_stats():
     heavy = "('torch', 'scipy.stats', 'transformers')"
     code = f"import sys, harness.standings, harness.profiles; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_row_of_paired_variances_of_drawn_seeds_is_that_of_the_seeds_written_out():
+    """Drawing a seed k times is having it k times."""
+    rng = np.random.default_rng(3)
+    means, counts = rng.normal(size=(4, 6)), np.array([[2, 0, 1, 3, 0, 0], [1, 1, 1, 1, 1, 1]])
+    found = panel.paired_with(np.stack([means, means]), counts, 2)
+    for draw, row in zip(counts, found, strict=True):
+        seeds = np.repeat(np.arange(6), draw)
+        want = [np.var(means[k, seeds] - means[2, seeds], ddof=1) / 6 for k in range(4)]
+        assert row == pytest.approx(want)
+    assert panel.paired(means)[2] == pytest.approx(found[1])
