@@ -154,14 +154,15 @@ def _tuned(rows: Sequence[Row]) -> list[Row]:
     """Rows of one budget that differ in learning rate alone: the one with most seeds was chosen, the others tuned it.
 
     Its own runs with seeds of the others are tuning as well: it was chosen for how they came out. With equally many seeds
-    nobody chose, and all stay entries of their own.
+    nobody has chosen: all are tuning while they have fewer than a ranked row needs, and entries of their own after that.
     """
     made = []
     for group in grouped(rows, lambda row: _entry(row.first, rate=False)):
         most = max(len(row.runs) for row in group)
         chosen = [row for row in group if len(row.runs) == most]
         if len(chosen) > 1:
-            made += group
+            anchor = _reference(chosen)  # differences need one
+            made += [replace(row, tuning=most < row.needed and row.runs != anchor) for row in group]
             continue
         others = [row for row in group if row is not chosen[0]]
         tried = {r.identity.seed for row in others for r in row.runs}
