@@ -1,11 +1,13 @@
 """Variants of pocket for the studies change what they say, and nothing else."""
 
+import sys
 from collections import Counter
 
 import pytest
 
-from benchmarks import variants
+from benchmarks import by_task, run_table, variants
 from harness.suite import load_suite
+from tests.records import make_record, write_run
 
 ROWS = variants.pocket()
 
@@ -71,3 +73,25 @@ def test_a_twin_and_noise():
     after = [r["target"] for r in rows["train"] if r["task"] == "larger"]
     assert all(a != b for a, b in zip(before, after, strict=True))
     assert set(after) <= set(before)
+
+
+def test_runs_of_a_variant_become_lines_and_lines_a_table_of_tasks(tmp_path, monkeypatch, capsys):
+    for seed, (plain, other) in enumerate(
+        [((0.5, 0.1), (0.7, 0.1)), ((0.6, 0.2), (0.7, 0.2)), ((0.7, 0.3), (0.7, 0.3))]
+    ):
+        for name, (a, b) in (("proportional", plain), ("dft", other)):
+            write_run(make_record(name, seed, {"a": a, "b": b}, suite="twin", n=100), tmp_path)
+    write_run(make_record("dft", 0, {"a": 0.9}, suite="other", n=100), tmp_path)
+    monkeypatch.setattr(sys, "argv", ["run_table.py", "twin", "--runs", str(tmp_path)])
+    run_table.main()
+    lines = tmp_path / "runs.csv"
+    lines.write_text(capsys.readouterr().out)
+    assert len(lines.read_text().splitlines()) == 7
+    monkeypatch.setattr(sys, "argv", ["by_task.py", str(lines), "a", "score", "absent"])
+    by_task.main()
+    table = [[c.strip() for c in row.split("|")[1:-1]] for row in capsys.readouterr().out.splitlines()[2:]]
+    # differences of a: 20, 10 and 0, so 10 ± 4.303 * 10 / sqrt(3); of the mean of a and b: half of that
+    assert table == [
+        ["twin", "dft", "3", "70.0", "+10.0 [-14.8, +34.8]", "45.0", "+5.0 [-7.4, +17.4]", "", ""],
+        ["twin", "proportional", "3", "60.0", "", "40.0", "", "", ""],
+    ]
