@@ -206,12 +206,15 @@ def _gloo(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
 
     Two, its default, note the name of what they ended last in one string without a lock (torch 2.13, `runLoop`), after the
     waiter has gone on: now and then a process dies of a double free. In one, what is asked for is done in order.
+    GLOO_SOCKET_IFNAME names network interfaces, as for torch's own groups.
     """
     import torch.distributed as dist
 
     gloo: Any = dist.ProcessGroupGloo
     options = gloo._Options()
-    options._devices, options._timeout, options._threads = [gloo.create_default_device()], timeout, 1
+    cards = [name for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(",") if name]
+    devices = [gloo.create_device(interface=name) for name in cards] or [gloo.create_default_device()]
+    options._devices, options._timeout, options._threads = devices, timeout, 1
     return gloo(store, rank, size, options)
 
 

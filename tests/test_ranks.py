@@ -218,6 +218,15 @@ def test_one_process_gets_back_what_it_gave():
     assert (ranks.main(), ranks.count(), ranks.sharded()) == (True, 1, False)
 
 
+def test_gloo_takes_the_interfaces_that_are_asked_for(monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo,lo")
+    group = ranks._gloo(torch.distributed.HashStore(), 0, 1, timedelta(seconds=9))
+    assert len(group.options._devices) == 2
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "none0")
+    with pytest.raises(RuntimeError, match="none0"):
+        ranks._gloo(torch.distributed.HashStore(), 0, 1, timedelta(seconds=9))
+
+
 def test_gloo_works_in_one_thread():
     """Two of them free the same string now and then (torch 2.13): one run in some tens died of it."""
     group = ranks._gloo(torch.distributed.HashStore(), 0, 1, timedelta(seconds=9))
