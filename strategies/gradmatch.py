@@ -26,7 +26,7 @@ class GradMatch:
     share: float = 0.005  # of each task's size is held out for anchors to be drawn from
     layers: int = 3  # gradients of the last blocks' matrices, as sketches; under LoRA of their adapters
     normalize: bool = False  # gradients of length 1
-    per_task: bool = False  # match each task's gradient by its share of the pool
+    per_task: bool = False  # inside every task, by its share of the pool; the anchors' gradient is that of all tasks
 
     def wrap(self, lab: Lab) -> Lab:
         tasks, held = sorted(lab.tasks), held_out(lab, self.share)
@@ -37,13 +37,14 @@ class GradMatch:
             K, s, norm = split(G.gram(), len(pool))
             dom_N = domains(pool.task) if self.per_task else np.zeros(len(pool), int)
             kappa = pool.batch * max(1, int(self.pool * self.ratio))
-            chosen, weights, n = [], [], len(pool)
+            chosen, weights = [], []
             for c, kappa_c in enumerate(budgets(np.bincount(dom_N), kappa)):
                 mine = np.flatnonzero(dom_N == c)
                 K_c = K[np.ix_(mine, mine)]
                 if self.target == "train":  # the sum of the task's gradients, or of all
                     found, w = orthogonal_pursuit(K_c, K_c.sum(1), K_c.sum(), kappa_c, self.lam, self.tol)
-                else:
+                else:  # the anchors' mean gradient, as often as there are candidates
+                    n = len(mine)
                     found, w = orthogonal_pursuit(K_c, n * s[mine], n**2 * norm, kappa_c, self.lam, self.tol)
                 rest = np.setdiff1d(np.arange(len(mine)), found)
                 filled = pool.rng.choice(rest, kappa_c - len(found), replace=False)

@@ -253,6 +253,15 @@ def test_colm_takes_for_rare_what_the_mixture_has_little_of_whatever_was_drawn()
         assert [pool.task[i] for i in chosen("colm", pool).indices].count("a") == expected
 
 
+@pytest.mark.parametrize("target", ["train", "validation"])
+def test_gradmatch_per_task_weighs_each_task_by_its_share_of_the_pool(target):
+    """Gradients that are all the same: one candidate stands for 12 of them, another for 4."""
+    pool = FakePool(np.ones((16, 5)), "a" * 12 + "b" * 4, 2)
+    found = chosen("gradmatch", pool, per_task="true", target=target, lam="0.0")
+    weights = {pool.task[i]: w for i, w in zip(found.indices, found.weights, strict=True)}
+    assert weights == pytest.approx({"a": 1.5, "b": 0.5}, rel=1e-3)
+
+
 def test_faithful_partitionsel_meets_its_budgets():
     pool = FakePool(np.random.default_rng(1).normal(size=(16, 30)), "abababababababab", 4)
     S = chosen("partitionsel", pool, faithful="true", eta_select="0.5").indices
