@@ -1,9 +1,10 @@
 """CoLM: medoids of each task's gradients, and every example of rare tasks, as a smaller batch (arXiv 2407.19580).
 
-This is the port that PartitionSel's paper compares with (arXiv 2606.07954). Deviations: sketches of the back-
-propagated gradients of the last blocks' matrices, compared by cosine (paper: zeroth-order gradients of the last
-value projection, scaled by Adam's moments, in L1). A task is rare where the mixture gives it less than `rare` of an
-equal share (paper: the small sources of its data, known beforehand).
+Medoids by the cosine of back-propagated gradients are the port in PartitionSel's code (arXiv 2606.07954), where rare
+tasks are kept whole by a switch that is off as released: rare=0. Deviations: sketches of the gradients of the last
+blocks' matrices (paper: zeroth-order gradients of the last value projection, scaled by Adam's moments, in L1). A task
+is rare where the mixture gives it less than `rare` of an equal share (paper: the small sources of its data, known
+beforehand).
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ class CoLM:
     pool: int = 2  # candidates, in effective batches
     ratio: float = 0.5  # of the pool is kept; whole effective batches, at least one
     layers: int = 3  # gradients of the last blocks' matrices, as sketches; under LoRA of their adapters
-    rare: float = 0.5  # kept whole below this part of an equal share, while they fill half a batch at most
+    rare: float = 0.5  # kept whole below this part of an equal share, while they fill half of what is kept at most
 
     def wrap(self, lab: Lab) -> Lab:
         tasks = sorted(lab.tasks)
