@@ -1,7 +1,8 @@
 """DoGE: a task counts by how well its gradient in a proxy agrees with that of validation items (arXiv 2310.15393).
 
 Deviations: the proxy is the model itself on a share of the budget; the target gradient is of validation items (paper: of
-the other batches of all domains); gradients of the last blocks' matrices, of each example's mean token loss; alpha is
+the batches of all domains) and the mean over their tasks (paper: the sum, so that the same mu moves weights faster by
+the number of tasks); gradients of the last blocks' matrices, of each example's mean token loss; alpha is
 renormalised over the tasks of the batch. Released and later code divides by the gradients' norm and clips; here, as
 in the paper, the weights follow the plain inner products.
 """

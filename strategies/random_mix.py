@@ -1,7 +1,8 @@
 """Random mixture: task weights drawn once from a Dirichlet distribution, the baseline of every learned mixture.
 
 Variant: `union=true` is the Random of TaskPGM's comparison (arXiv 2507.12612): B draws with replacement from the union
-of all tasks. Deviations: none.
+of all tasks. Deviations: of that variant, B is a share of the pool and is trained on for the whole budget (paper: 25,000
+examples of millions, once).
 """
 
 from dataclasses import dataclass
