@@ -157,7 +157,7 @@ def _reusing(plan: Plan, plugin: registry.Composed, taken: Mapping[str, str], we
     try:
         source = reuse.find(text, request.runs, mine.seed, plan.id if weights else None)
         reuse.same_workload(source, mine, request.limit, plan.workload if weights else None)
-        mixture, reused = reuse.taken(source, mine, plan.strategy, sorted(plan.train))
+        mixture, reused = reuse.taken(source, mine, plan.strategy, sorted(plan.train), plugin.parts[0].source_sha256)
     except HarnessError as error:
         raise HarnessError(f"option {key}={text!r} of {plugin.name}: {error}") from None
     options = {**mine.passed, key: canonical({"run": mixture.run, "weights": mixture.weights})}

@@ -57,13 +57,16 @@ def _among(folder: Path, text: str, seed: int, like: str | None) -> Path:
     raise HarnessError(f"folder {text!r} holds no finished run {like}, which is this one without its mixture")
 
 
-def taken(source: Record, mine: Identity, strategy: Built, tasks: list[str]) -> tuple[LearnedMixture, Reused]:
+def taken(
+    source: Record, mine: Identity, strategy: Built, tasks: list[str], plot: str
+) -> tuple[LearnedMixture, Reused]:
     """The mixture that `source` has learned, and the record's `reused`. `mine` and `strategy` are without a mixture.
 
-    Raises HarnessError, naming the run, for one whose mixture is not that of the same entry.
+    `plot` is the digest of the source of the strategy that learns, alone. Raises HarnessError, naming the run, for one
+    whose mixture is not that of the same entry.
     """
     try:
-        for reason in (*_unfit(source, mine), *_otherwise(source, mine, strategy)):
+        for reason in (*_unfit(source, mine, plot), *_otherwise(source, mine, strategy)):
             raise HarnessError(reason)
         event = _event(source)
         weights = _weights(event, tasks)
@@ -94,7 +97,7 @@ def _other(source: Record, reason: str) -> HarnessError:
     return HarnessError(f"run {source.id} is of another workload: {reason}")
 
 
-def _unfit(source: Record, mine: Identity) -> Iterator[str]:
+def _unfit(source: Record, mine: Identity, plot: str) -> Iterator[str]:
     """What makes it no source for anybody, or not for this strategy."""
     revision = source.environment.model_revision
     if source.status == "failed":
@@ -105,6 +108,10 @@ def _unfit(source: Record, mine: Identity) -> Iterator[str]:
         yield "its record is damaged: the id is not its identity's"
     if source.identity.strategy.split("+")[0] != mine.strategy.split("+")[0]:
         yield f"its strategy is {source.identity.strategy!r}, expected {mine.strategy.split('+')[0]!r}"
+    # Under another lens the digest is of both files: what it says of the plot cannot be told.
+    known = {mine.strategy.split("+")[0]: plot, mine.strategy: mine.source_sha256}
+    if known.get(source.identity.strategy, source.identity.source_sha256) != source.identity.source_sha256:
+        yield f"the source of {source.identity.strategy} was another then; learn the mixture again"
 
 
 def _otherwise(source: Record, mine: Identity, strategy: Built) -> Iterator[str]:

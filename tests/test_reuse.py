@@ -168,6 +168,22 @@ def test_a_record_that_gives_no_mixture_says_why(change, message, toy, tiny, sou
     assert str(error.value).startswith(f"option mixture={str(path)!r} of taskpgm: ")
 
 
+@pytest.mark.parametrize("strategy", ["taskpgm", "taskpgm+dft"])
+def test_a_mixture_of_another_version_of_the_strategy_is_not_this_ones(strategy, toy, tiny, sources, tmp_path):
+    """Else one row would hold seeds whose mixtures were learned by different code."""
+
+    def older(raw):
+        raw["identity"]["source_sha256"] = 64 * "0"
+        identity = record.Identity.model_validate(raw["identity"])
+        raw["id"] = record.run_id(
+            identity, raw["environment"]["model_revision"], raw["reports"]["limit"], raw["rules_version"]
+        )
+
+    assert prepare(asked(toy, tiny, tmp_path, sources["taskpgm"][0], strategy)).reused
+    with pytest.raises(HarnessError, match="the source of taskpgm was another then; learn the mixture again"):
+        prepare(asked(toy, tiny, tmp_path, edited(sources, tmp_path, older), strategy))
+
+
 def test_only_the_same_entry_on_the_same_workload_takes_it(toy, tiny, sources, go, tmp_path):
     from tests.conftest import make_model, make_suite
 
