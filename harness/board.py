@@ -58,7 +58,11 @@ def section(records: Sequence[Record], found: Gathered | None = None) -> Section
 
 
 def _draft(records: Sequence[Record], found: Gathered) -> Draft:
-    rows = [Row(tuple(sorted(g, key=lambda r: (r.identity.seed, r.id)))) for g in grouped(records, _entry)]
+    known = _defaults(records)
+    rows = [
+        Row(tuple(sorted(g, key=lambda r: (r.identity.seed, r.id))), defaults=known[_code(g[0])])
+        for g in grouped(records, _entry)
+    ]
     multiples = sorted({row.multiple for row in rows}, key=lambda m: (m != 1, m))
     peers = {m: _tuned([row for row in rows if row.multiple == m]) for m in multiples}
     told = [row for rows_of_one in peers.values() for row in rows_of_one]
@@ -153,21 +157,22 @@ def _panel(rows: Sequence[Row], known: Mapping[str, Answers]) -> Panel | None:
 def _tuned(rows: Sequence[Row]) -> list[Row]:
     """Rows of one budget that differ in learning rate alone: the one with most seeds was chosen, the others tuned it.
 
-    Its own runs with seeds of the others are tuning as well: it was chosen for how they came out. With equally many seeds
-    nobody has chosen: all are tuning while they have fewer than a ranked row needs, and entries of their own after that.
+    Its own runs with seeds of the others are tuning as well: it was chosen for how they came out. With equally many seeds,
+    or none of its own, nobody has chosen: all are tuning while they have fewer than a ranked row needs, and entries of
+    their own after that.
     """
     made = []
     for group in grouped(rows, lambda row: _entry(row.first, rate=False)):
         most = max(len(row.runs) for row in group)
         chosen = [row for row in group if len(row.runs) == most]
-        if len(chosen) > 1:
-            anchor = _reference(chosen)  # differences need one
-            made += [replace(row, tuning=most < row.needed and row.runs != anchor) for row in group]
-            continue
         others = [row for row in group if row is not chosen[0]]
         tried = {r.identity.seed for row in others for r in row.runs}
         kept, looked = ([r for r in chosen[0].runs if (r.identity.seed in tried) is x] for x in (False, True))
-        others += [Row(tuple(looked))] if looked else []
+        if len(chosen) > 1 or not kept:
+            anchor = _reference(chosen)  # differences need one
+            made += [replace(row, tuning=most < row.needed and row.runs != anchor) for row in group]
+            continue
+        others += [replace(chosen[0], runs=tuple(looked))] if looked else []
         made.append(replace(chosen[0], runs=tuple(kept), rates=tuple(r for row in others for r in row.runs)))
         made += [replace(row, tuning=True) for row in others]
     return made
@@ -195,10 +200,24 @@ def _entry(r: Record, rate: bool = True) -> str:
     return canonical([i.strategy, i.source_sha256, hyperparameters(r), *lr, i.budget.multiple, *learned])
 
 
+def _code(r: Record) -> tuple[str, str]:
+    return r.identity.strategy, r.identity.source_sha256
+
+
+def _defaults(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Of each strategy's file: what hyperparameters are when they are not given, as far as one run was not given them."""
+    found: dict[tuple[str, str], dict[str, Any]] = defaultdict(dict)
+    for r in records:
+        given = r.identity.passed
+        free = {k: v for k, v in r.identity.hyperparameters.items() if not {k, k.rpartition(".")[2]} & given.keys()}
+        found[_code(r)] |= free
+    return found
+
+
 def _reference(peers: Sequence[Row]) -> tuple[Record, ...]:
-    """`proportional` as it comes, at this budget: the row with most seeds, then the newest."""
+    """`proportional` as it comes, at this budget: an entry before rows that tuned, that with most seeds, the newest."""
     plain = [row for row in peers if row.strategy == REFERENCE and not row.settings]
-    best = max(plain, key=lambda row: (len(row.runs), max(r.ended for r in row.runs)), default=None)
+    best = max(plain, key=lambda row: (not row.tuning, len(row.runs), max(r.ended for r in row.runs)), default=None)
     return best.runs if best else ()
 
 

@@ -24,7 +24,9 @@ SEEDS, SEEDS_POCKET = 5, 10  # rules.md 7: fewer is provisional, and a run of th
 
 @dataclass(frozen=True)
 class Row:
-    """One entry at one budget. `rates`: the same entry's runs by which its learning rate was chosen."""
+    """One entry at one budget. `rates`: the same entry's runs by which its learning rate was chosen. `defaults`: values of
+    hyperparameters that runs of the strategy had which were given none.
+    """
 
     runs: tuple[Record, ...]
     reference: tuple[Record, ...] = ()
@@ -39,6 +41,7 @@ class Row:
     unverified: int = 0
     local: int = 0
     disputes: tuple[Refutation, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def first(self) -> Record:
@@ -64,10 +67,16 @@ class Row:
 
     @property
     def settings(self) -> str:
-        """Hyperparameters given by hand in any of the runs; defaults are not repeated."""
-        names = sorted({name for r in self.runs for name in r.identity.passed})
+        """Hyperparameters given by hand in any of the runs; defaults are not repeated, as far as records tell them."""
         values = {**self.first.identity.passed, **hyperparameters(self.first)}
+        names = sorted({n for r in self.runs for n in r.identity.passed if not self._default(n)})
         return ", ".join(f"{name}={values.get(name)}" for name in names)
+
+    def _default(self, name: str) -> bool:
+        """Whether a hyperparameter, by the name that it was given under, has the value that it has without."""
+        had = self.first.identity.hyperparameters
+        full = [k for k in had if k == name or k.endswith(f".{name}")]
+        return bool(full) and all(k in self.defaults and self.defaults[k] == had[k] for k in full)
 
     @cached_property
     def score(self) -> Estimate:

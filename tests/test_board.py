@@ -127,6 +127,54 @@ def test_rates_of_which_none_is_chosen_yet_are_no_entries(tmp_path, seeds, tunin
     assert not next(row for row in section.rows if row.strategy == "proportional").tuning
 
 
+def test_a_rate_without_seeds_of_its_own_is_not_chosen(tmp_path):
+    """The others' seeds make up all of its own: the row with most seeds would be left without a run."""
+    for lr, seeds in ((1e-3, (1, 2)), (2e-3, (1,)), (4e-3, (2,))):
+        for r in (make_record("msft", s, {"a": 0.5}, lr=lr) for s in seeds):
+            write_run(r, tmp_path)
+    (section,) = sections(gather([tmp_path]))
+    assert sorted((row.first.identity.lr, len(row.runs), row.tuning) for row in section.rows) == [
+        (1e-3, 2, True),
+        (2e-3, 1, True),
+        (4e-3, 1, True),
+    ]
+
+
+def test_the_reference_is_the_chosen_rate_while_its_other_rates_have_more_seeds(tmp_path):
+    skills = {1e-3: 0.8, 2e-3: 0.3, 4e-3: 0.1}
+    for lr, skill in skills.items():
+        for seed in (1000, 1001, *((0,) if lr == 1e-3 else ())):
+            write_run(make_record("proportional", seed, {"a": skill}, lr=lr), tmp_path)
+    write_run(make_record("uniform", 0, {"a": 0.7}), tmp_path)
+    (section,) = sections(gather([tmp_path]))
+    rows = {row.label: row for row in section.rows}
+    assert rows["proportional"].is_reference
+    assert rows["uniform"].difference.value == pytest.approx(-0.1)
+
+
+def test_a_default_that_was_given_by_hand_is_the_entry_of_the_defaults(tmp_path):
+    """Its rate was tuned without the option: the row is the strategy as it comes, on the page of all workloads too."""
+    default = {"hyperparameters": {"C": 1.0}}
+    runs = [make_record("msft", s, {"a": 0.5}, **default, passed={"C": "1"}) for s in range(3)]
+    runs += [make_record("msft", s, {"a": 0.5}, **default, passed={"C": "1"}, multiple=2.0) for s in range(3)]
+    for r in runs:
+        r.identity.hyperparameters["C"] = 1.0
+        r.id = record.run_id(r.identity, r.environment.model_revision, None, r.rules_version)
+    runs += [make_record("msft", s, {"a": 0.5}, lr=lr, **default) for lr in (1e-3, 2e-3) for s in (1000, 1001)]
+    runs += [make_record("msft", s, {"a": 0.6}, passed={"C": 2.0}) for s in range(3)]
+    for r in (*runs, *(make_record("proportional", s, {"a": 0.4}) for s in range(3))):
+        write_run(r, tmp_path)
+    (section,) = sections(gather([tmp_path]))
+    assert {
+        (row.label, row.multiple, len(row.runs)) for row in section.rows if row.strategy == "msft" and row.ranked
+    } == {
+        ("msft", 1.0, 3),
+        ("msft", 2.0, 3),
+        ("msft C=2.0", 1.0, 3),
+    }
+    assert {line.strategy for line in workloads.view([section])["lines"]} == {"proportional", "msft"}
+
+
 def test_seeds_that_chose_the_rate_do_not_count_for_the_score(tmp_path):
     """The chosen rate is the best of three on seeds 1000 and 1001, which flatters it there."""
     chosen = [make_record("msft", s, {"a": 0.5}) for s in range(5)]
