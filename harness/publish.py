@@ -162,5 +162,8 @@ def picture(s: Section) -> Markup:
 def describe(s: Section) -> str:
     """The picture in a sentence, for who cannot see it; its numbers are the table's."""
     multiple, rows = s.budgets[0]
-    best = f"{rows[0].label} leads at {multiple:g}x with {100 * rows[0].score.value:.1f} %"
+    ranked = [row for row in rows if row.ranked]
+    first = next((row for row in ranked if not row.provisional), ranked[0] if ranked else rows[0])
+    seeds = f" over {len(first.runs)} seed{'s' if len(first.runs) > 1 else ''}"
+    best = f"{first.label} has the best mean at {multiple:g}x, {100 * first.score.value:.1f} %{seeds}"
     return f"Macro mean score against billed FLOPs on {s.title}: {best}. The table above holds every number shown."

@@ -14,7 +14,7 @@ MOST = 200  # rows that a page holds
 
 @dataclass(frozen=True)
 class Comparison:
-    """`data`: for the script; `best`: per task the highest mean among the rows of the first budget."""
+    """`data`: for the script; `best`: per task the highest mean among the entries of the first budget."""
 
     data: dict[str, Any]
     means: dict[str, list[float]]
@@ -32,15 +32,16 @@ def comparison(s: Section) -> Comparison:
         "t": [round(float(t_quantile(df, 0.05)), 4) for df in range(1, 101)],
         "better": sorted(map(list, s.better)),
     }
-    shown = [means[row.key] for row in s.budgets[0][1]]
-    return Comparison(data, means, [max(column) for column in zip(*shown, strict=True)])
+    shown = [row for row in s.budgets[0][1] if row.key in means]
+    entries = [means[row.key] for row in shown if not row.tuning] or [means[row.key] for row in shown]
+    return Comparison(data, means, [max(column) for column in zip(*entries, strict=True)])
 
 
 def _row(row: Row, tasks: list[str]) -> dict[str, Any]:
     seeds = {r.identity.seed: [round(r.scores[t].value, 5) for t in tasks] for r in row.runs}
     return {
         "key": row.key,
-        "label": plain(row.label, 160),
+        "label": plain(row.label, 160) + (", tuning" if row.tuning else ""),
         "budget": row.multiple,
         "spent": round(row.spent, 4),
         "seeds": seeds,

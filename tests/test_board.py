@@ -16,8 +16,9 @@ from harness.compare import compare
 from harness.gather import gather
 from harness.panel import Panel
 from harness.profiles import median_to_target, target
-from harness.publish import build
+from harness.publish import build, describe
 from harness.refutation import Refutation, name
+from harness.versus import comparison
 from tests import worlds
 from tests.records import make_record, write_result, write_run
 
@@ -376,3 +377,37 @@ def test_a_row_with_one_seed_has_no_group_and_takes_no_place(tmp_path):
         name: (rows[name].tie, rows[name].places) for name in ("proportional", "uniform")
     }
     assert (rows["uniform"].tie, rows["uniform"].places) == (2, (2, 2))
+
+
+def test_the_picture_names_an_entry_with_all_its_seeds_as_the_best(tmp_path):
+    """A single lucky seed, and a rate that was only tried, stand in the table; they lead nothing."""
+    runs = [make_record("msft", 0, {"a": 0.9}), *(make_record("proportional", s, {"a": 0.4}) for s in range(10))]
+    runs += [make_record("uniform", 1000, {"a": 0.8}, lr=lr) for lr in (1e-3, 2e-3)]
+    for r in runs:
+        write_run(r, tmp_path)
+    (section,) = sections(gather([tmp_path]))
+    assert "proportional has the best mean at 1x, 40.0 % over 10 seeds" in describe(section)
+
+
+def test_a_board_of_more_rows_than_the_comparison_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr("harness.versus.MOST", 2)
+    for k in range(4):
+        write_run(make_record("msft", 0, {"a": 0.1 * k}, passed={"C": k}), tmp_path)
+    (section,) = sections(gather([tmp_path]))
+    found = comparison(section)
+    assert len(found.means) == len(found.data["rows"]) == 2
+    assert found.best == [pytest.approx(0.3)]
+
+
+def test_rates_that_were_tried_are_marked_and_best_of_nothing_in_the_comparison(tmp_path):
+    runs = [make_record("msft", s, {"a": 0.9}, lr=lr) for lr in (1e-3, 2e-3) for s in (1000, 1001)]
+    for r in (*runs, *(make_record("proportional", s, {"a": 0.4}) for s in range(3))):
+        write_run(r, tmp_path)
+    (section,) = sections(gather([tmp_path]))
+    found = comparison(section)
+    assert found.best == [pytest.approx(0.4)]
+    assert sorted(row["label"] for row in found.data["rows"]) == [
+        "msft lr 0.001, tuning",
+        "msft lr 0.002, tuning",
+        "proportional",
+    ]

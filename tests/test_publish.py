@@ -355,7 +355,7 @@ def test_tables_and_picture_speak_to_screen_readers(tmp_path):
     figure = next(
         attrs for _, attrs in found.tags if attrs.get("role") == "img" and "picture" in attrs.get("class", "")
     )
-    assert "msft leads at 1x with 60.5 %" in figure["aria-label"]
+    assert "msft has the best mean at 1x, 60.5 % over" in figure["aria-label"]
     assert len(pages) > 5
     for p in pages:
         assert all(attrs.get("scope") for tag, attrs in p.tags if tag == "th")
