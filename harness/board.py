@@ -109,9 +109,12 @@ def _dressed(row: Row, found: Gathered) -> Row:
 
 
 def _compared(rows: Sequence[Row], known: Mapping[str, Answers]) -> Verdict:
-    """Ranked rows among each other, the rest against the reference alone."""
-    ranked = [row for row in rows if row.ranked]
-    others = [row for row in rows if not row.ranked or row.is_reference]
+    """Rows with the seeds of a ranked one among each other, the rest against the reference alone."""
+    tested = _tested(rows)
+    keys = {row.key for row in tested}
+    ranked = [row for row in rows if row.key in keys or (row.is_reference and keys)]
+    others = [row for row in rows if row.key not in keys]
+    others += [row for row in ranked if row.is_reference and row.key in keys]
     found: dict[str, dict[str, Any]] = {}
     better = frozenset[tuple[str, str]]()
     for group in (others, ranked):
@@ -119,7 +122,7 @@ def _compared(rows: Sequence[Row], known: Mapping[str, Answers]) -> Verdict:
         if panel is None or (group is others and len(group) < 2):
             continue
         all_of = compare(panel, next((row.key for row in group if row.is_reference), None))
-        places = _places(all_of, [row.key for row in group if len(row.runs) > 1]) if group is ranked else {}
+        places = _places(all_of, [row.key for row in tested]) if group is ranked else {}
         for k, name in enumerate(panel.names):
             estimate = score(panel.correct[k][panel.present[k]], panel.task, panel.weight)
             tie, place = places.get(name, (None, None))
@@ -129,15 +132,31 @@ def _compared(rows: Sequence[Row], known: Mapping[str, Answers]) -> Verdict:
     return Verdict(found, better)
 
 
-def _places(found: Comparison, several: Sequence[str]) -> dict[str, tuple[int, tuple[int, int]]]:
-    """Tie group and places among the rows with several seeds, of which there are two at least.
+def _tested(rows: Sequence[Row]) -> list[Row]:
+    """The rows that can have a group and a place: those with the seeds of a ranked row where there are two, else all
+    with several, and of them those that share several with the reference (without one, with the row of most seeds).
 
-    A row with one seed can be told apart from nothing: it would stand in the group of the best, whatever its score.
+    A row of few seeds, or of seeds that nobody else has, can be told apart from nothing: it would stand in the group of
+    the best, and as the best it would take all others into its group.
     """
-    means = {name: found.means[name] for name in several if name in found.means}
+    several = [row for row in rows if row.ranked and len(row.runs) > 1]
+    whole = [row for row in several if not row.provisional]
+    several = whole if len(whole) > 1 else several
+    anchor = max(several, key=lambda row: (row.is_reference, len(row.runs), row.key), default=None)
+    return [row for row in several if anchor is not None and len(_seeds(row) & _seeds(anchor)) > 1]
+
+
+def _seeds(row: Row) -> set[int]:
+    return {r.identity.seed for r in row.runs}
+
+
+def _places(found: Comparison, tested: Sequence[str]) -> dict[str, tuple[int, tuple[int, int]]]:
+    """Tie group and places among the rows that were tested, of which there are two at least."""
+    means = {name: found.means[name] for name in tested if name in found.means}
     if len(means) < 2:
         return {}
-    groups, span = ties(means, found.better), ranks(list(means), found.better)
+    better = frozenset(pair for pair in found.better if means.keys() >= set(pair))
+    groups, span = ties(means, better), ranks(list(means), better)
     return {name: (groups[name], span[name]) for name in means}
 
 

@@ -411,3 +411,15 @@ def test_rates_that_were_tried_are_marked_and_best_of_nothing_in_the_comparison(
         "msft lr 0.002, tuning",
         "proportional",
     ]
+
+
+@pytest.mark.parametrize(("first", "seeds"), [(0, 2), (100, 4), (100, 10)])
+def test_a_lucky_row_of_few_or_other_seeds_leaves_groups_as_they_are(tmp_path, first, seeds):
+    """It cannot be shown to be better than anybody: at the top of the board it would make one group of all rows."""
+    worlds.world(tmp_path, 10, {"proportional": 0.7, "uniform": 0.3}, n=60)
+    alone = {row.strategy: (row.tie, row.places) for row in sections(gather([tmp_path]))[0].rows}
+    assert alone == {"proportional": (1, (1, 1)), "uniform": (2, (2, 2))}
+    for seed in range(first, first + seeds):
+        worlds.write_run(*worlds.make_run("sro", seed, 0.71, n=60), tmp_path)
+    rows = {row.strategy: row for row in sections(gather([tmp_path]))[0].rows}
+    assert (rows.pop("sro").tie, {name: (row.tie, row.places) for name, row in rows.items()}) == (None, alone)
