@@ -76,9 +76,12 @@ def load(sources: Iterable[Path]) -> Iterator[Record]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """`<id>/record.json` of a runs folder, `<seed>-<id8>.json` at any depth of a results folder (hub ids have a /)."""
+    """`<seed>-<id8>.json` at any depth of a results folder (hub ids have a /), or `<id>/record.json` of a runs folder.
+
+    A run's folder among submitted records is none of them: nothing ties it to its items, and it would stand for its id.
+    """
     results = (p for p in folder.rglob("[0-9]*-*.json") if refutation.RESULT.fullmatch(p.name))
-    return sorted(folder.glob("*/record.json")) + sorted(results)
+    return sorted(results) or sorted(folder.glob("*/record.json"))
 
 
 def _read(path: Path) -> tuple[Record | None, str]:

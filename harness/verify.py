@@ -50,7 +50,12 @@ def verify(paths: Sequence[Path], regrade: bool = False, mirror: Path | None = N
         files = records(path)
         if not files:
             verdict.unreadable.append(f"{path}: no record there")
+        mixed = any(file.name != "record.json" for file in files)
         for file in files:
+            if mixed and file.name == "record.json":
+                verdict.findings.append(
+                    Finding(file, "the folder of a run among submitted records", "what submit writes")
+                )
             _one(file, verdict, regrade, mirror)
     verdict.findings += between(verdict.bundles)
     return verdict

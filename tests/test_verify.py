@@ -15,6 +15,7 @@ from harness.between import between
 from harness.cli import cli
 from harness.data import Row
 from harness.errors import HarnessError
+from harness.gather import gather
 from harness.items import beside, pack
 from harness.suite import load_suite
 from harness.verify import verify
@@ -418,6 +419,21 @@ def test_two_good_seeds_and_a_copy_of_one(good, tmp_path):
     again.at = tmp_path / "elsewhere" / "pocket" / "pocket" / "proportional" / f"0-{again.raw['id'][:8]}.json"
     again.write()
     assert any("one record a run" in line for line in said(tmp_path))
+
+
+def test_the_folder_of_a_run_among_submitted_records(good, tmp_path):
+    """It needs no items and no place of its own, and would stand on the board for the record of its id."""
+    made, items = good
+    path = Submitted(made, items, tmp_path).write()
+    raw = made.model_dump(mode="json")
+    for score in raw["scores"].values():
+        score |= {"value": 1.0, "filters": dict.fromkeys(score["filters"], 1.0), "stderr": 0.0}
+    false = write_run(record.Record.model_validate(raw), tmp_path)
+    assert any("the folder of a run among submitted records" in line for line in said(tmp_path))
+    found = gather([tmp_path])
+    assert found.files == {made.id: path}
+    false.unlink()
+    assert said(tmp_path) == []
 
 
 @pytest.mark.parametrize(
