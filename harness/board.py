@@ -15,7 +15,7 @@ from harness.parallel import each
 from harness.paths import canonical, digest
 from harness.profiles import Target, target
 from harness.record import Record
-from harness.rows import Row, Section, hyperparameters
+from harness.rows import Row, Section, entry, hyperparameters
 
 REFERENCE = "proportional"
 
@@ -61,7 +61,7 @@ def _draft(records: Sequence[Record], found: Gathered) -> Draft:
     known = _defaults(records)
     rows = [
         Row(tuple(sorted(g, key=lambda r: (r.identity.seed, r.id))), defaults=known[_code(g[0])])
-        for g in grouped(records, _entry)
+        for g in grouped(records, entry)
     ]
     multiples = sorted({row.multiple for row in rows}, key=lambda m: (m != 1, m))
     peers = {m: _tuned([row for row in rows if row.multiple == m]) for m in multiples}
@@ -181,7 +181,7 @@ def _tuned(rows: Sequence[Row]) -> list[Row]:
     their own after that.
     """
     made = []
-    for group in grouped(rows, lambda row: _entry(row.first, rate=False)):
+    for group in grouped(rows, lambda row: entry(row.first, rate=False)):
         most = max(len(row.runs) for row in group)
         chosen = [row for row in group if len(row.runs) == most]
         others = [row for row in group if row is not chosen[0]]
@@ -212,13 +212,6 @@ def _workload(r: Record) -> str:
     return canonical(what)
 
 
-def _entry(r: Record, rate: bool = True) -> str:
-    i, reused = r.identity, r.reports.reused
-    learned = [reused.lr, reused.budget] if reused else []
-    lr = [i.lr] if rate else []
-    return canonical([i.strategy, i.source_sha256, hyperparameters(r), *lr, i.budget.multiple, *learned])
-
-
 def _code(r: Record) -> tuple[str, str]:
     return r.identity.strategy, r.identity.source_sha256
 
@@ -242,8 +235,8 @@ def _reference(peers: Sequence[Row]) -> tuple[Record, ...]:
 
 def _looked(reference: tuple[Record, ...], peers: Sequence[Row]) -> tuple[Record, ...]:
     """The reference with the seeds that chose its rate: they meet those that chose others' rates, and nothing else."""
-    mine = {_entry(r) for r in reference}
-    return (*reference, *(r for row in peers if row.tuning and _entry(row.first) in mine for r in row.runs))
+    mine = {entry(r) for r in reference}
+    return (*reference, *(r for row in peers if row.tuning and entry(row.first) in mine for r in row.runs))
 
 
 def _hints(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.gather import Gathered
+from harness.paths import digest
 from harness.plain import plain
-from harness.rows import Section
+from harness.rows import Section, entry
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def _rows(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
                 "device": plain(", ".join(row.devices)),
                 "provisional": row.provisional,
                 "tuning_row": row.tuning,
+                "entry": digest(entry(row.first))[:10],
                 "amortised": row.amortised,
                 "unofficial_runs": row.unofficial,
                 "unverified_runs": row.unverified,

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.compare import Difference
 from harness.ledger import BILLED
-from harness.paths import digest
+from harness.paths import canonical, digest
 from harness.profiles import Target, iqm, median_to_target
 from harness.record import Record
 from harness.refutation import Refutation
@@ -199,6 +199,14 @@ def hyperparameters(r: Record) -> dict[str, Any]:
         return values
     source = "of the same seed" if reused.seed == r.identity.seed else reused.id
     return {k: source if isinstance(v, Mapping) and v.get("run") == reused.id else v for k, v in values.items()}
+
+
+def entry(r: Record, rate: bool = True) -> str:
+    """What the runs of an entry at one budget share; without `rate` also its runs at other learning rates."""
+    i, reused = r.identity, r.reports.reused
+    learned = [reused.lr, reused.budget] if reused else []
+    lr = [i.lr] if rate else []
+    return canonical([i.strategy, i.source_sha256, hyperparameters(r), *lr, i.budget.multiple, *learned])
 
 
 def by_seed(runs: Iterable[Record]) -> dict[int, float]:

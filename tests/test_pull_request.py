@@ -2,11 +2,14 @@
 
 import importlib.util
 import json
+import os
 import random
+import subprocess
 
 import pytest
 import yaml
 
+from harness.publish import build
 from tests.conftest import ROOT
 from tests.records import make_record, write_result
 
@@ -17,6 +20,7 @@ spec.loader.exec_module(pull_request)
 
 def row(strategy="msft", score=0.5, runs="a b", **kw):
     base = {"board": "pocket", "strategy": strategy, "options": "", "learning_rate": 1e-3, "budget": 1.0, "seeds": 2}
+    base |= {"entry": strategy, "tuning_row": False, "billed_flops": 1e9}
     return (
         base | {"score": score, "runs": runs, "difference": 0.1, "difference_low": 0.05, "difference_high": 0.15} | kw
     )
@@ -31,6 +35,59 @@ def test_the_summary_lists_what_is_new_changed_or_gone_and_nothing_else():
     assert "+10.0 [+5.0, +15.0]" in lines[1]
     assert "removed" in lines[0]
     assert pull_request.summary(base, base) == "No score changes.\n"
+
+
+def test_an_entry_and_the_runs_that_chose_its_rate_are_two_lines_of_the_summary():
+    """They differ in nothing that a table shows: the row of the board was hidden behind the other."""
+    base = [row(score=0.5), row(score=0.6, runs="t", tuning_row=True), row(entry="other source", runs="o")]
+    head = [row(score=0.9, runs="a b c"), *base[1:]]
+    (line,) = pull_request.summary(base, head).splitlines()[2:]
+    assert "+40.0" in line
+    assert "tuning" not in line
+    (line,) = pull_request.summary(base, [base[0], row(score=0.7, runs="t u", tuning_row=True), base[2]]).splitlines()[
+        2:
+    ]
+    assert "lr 0.001, tuning" in line
+
+
+def test_a_record_that_was_changed_in_place_is_in_the_summary():
+    (line,) = pull_request.summary([row(score=0.5)], [row(score=0.9)]).splitlines()[2:]
+    assert "+40.0" in line
+    assert pull_request.summary([row()], [row(billed_flops=1e8)]) != "No score changes.\n"
+
+
+def test_the_keys_of_the_summary_tell_all_rows_apart(tmp_path):
+    runs = [make_record("msft", s, {"a": 0.5}) for s in (0, 1, 2, 1000, 1001)]
+    runs += [make_record("msft", s, {"a": 0.4}, lr=2e-3) for s in (1000, 1001)]
+    runs += [make_record("msft", s, {"a": 0.4}, source="edited") for s in range(3)]
+    for r in runs:
+        write_result(r, tmp_path / "results")
+    build([tmp_path / "results"], tmp_path / "dist")
+    rows = json.loads((tmp_path / "dist" / "rows.json").read_text())
+    assert len(rows) == len({tuple(r[k] for k in pull_request.KEYS) for r in rows}) == 4
+
+
+def test_the_workflow_takes_a_record_that_resembles_a_deleted_one_for_a_new_one(tmp_path):
+    """git calls it renamed, with default options, and such a record was neither verified nor run again."""
+    flow = yaml.safe_load((ROOT / ".github" / "workflows" / "pull_request.yml").read_text())
+    (step,) = (s for s in flow["jobs"]["check"]["steps"] if s.get("name") == "What changed")
+
+    def git(*words):
+        who = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init", "-b", "work")
+    first = write_result(make_record(seed=1), tmp_path / "results")
+    git("add", "-A")
+    git("commit", "-m", "a")
+    git("update-ref", "refs/remotes/origin/main", "HEAD")
+    first.unlink()
+    second = write_result(make_record(seed=2), tmp_path / "results")
+    git("add", "-A")
+    git("commit", "-m", "b")
+    env = os.environ | {"BASE": "main"}
+    subprocess.run(["bash", "-e", "-c", step["run"]], cwd=tmp_path, env=env, check=True)
+    assert (tmp_path / "records.txt").read_text() == f"{second.relative_to(tmp_path)}\0"
 
 
 def test_names_of_records_are_no_markup_in_the_summary():

@@ -24,7 +24,9 @@ from scipy.stats import t
 ALL = "all tasks"
 FEW = 3  # seeds
 ALARM = 0.01  # the share of honest records that a comparison would call different
-KEYS = ("board", "strategy", "options", "learning_rate", "budget")
+KEYS = ("board", "entry", "tuning_row")  # what no two rows share
+NAMES = ("board", "strategy", "options", "learning_rate", "budget", "tuning_row")
+SAME = ("runs", "score", "billed_flops")  # a record that was changed keeps its id
 
 
 def summary(base: list[dict[str, Any]], head: list[dict[str, Any]]) -> str:
@@ -32,15 +34,17 @@ def summary(base: list[dict[str, Any]], head: list[dict[str, Any]]) -> str:
     before = {tuple(row[k] for k in KEYS): row for row in base}
     after = {tuple(row[k] for k in KEYS): row for row in head}
     lines = []
-    for key in sorted(before.keys() | after.keys(), key=str):
+    named = {key: [row[k] for k in NAMES] for key, row in (before | after).items()}
+    for key in sorted(named, key=lambda k: (str(named[k]), k)):
         old, new = before.get(key), after.get(key)
-        if old and new and old["runs"] == new["runs"]:
+        if old and new and all(old[k] == new[k] for k in SAME):
             continue
         row = new or old
         assert row is not None
         cells = [
             row["board"],
-            " ".join(filter(None, [row["strategy"], row["options"], f"lr {row['learning_rate']:g}"])),
+            " ".join(filter(None, [row["strategy"], row["options"], f"lr {row['learning_rate']:g}"]))
+            + (", tuning" if row["tuning_row"] else ""),
             f"{row['budget']:g}x",
             _score(old),
             _score(new),
