@@ -131,6 +131,36 @@ def test_made_up_scores_are_found_and_what_a_seed_does_is_not():
     assert other == ["scores of a; of a, b in the record"]
 
 
+def test_one_item_more_than_seeds_that_all_agree_is_no_difference():
+    """Of a task that all seeds of a row have forgotten, another processor may get one item right."""
+    noise = {"a": (0.05, 9), "b": (0.0, 9), pull_request.ALL: (0.02, 9)}
+    old, new = (make_record(scores={"a": 0.8, "b": b}, n=300) for b in (0.0, 1 / 300))
+    assert pull_request.differences(old, new, noise) == []
+    far = make_record(scores={"a": 0.8, "b": 0.04}, n=300)
+    assert [line.split(":")[0] for line in pull_request.differences(old, far, noise)] == ["b"]
+
+
+def test_a_run_on_a_learned_mixture_is_repeated_on_that_of_the_submitted_record(tmp_path, monkeypatch):
+    learned = make_record("taskpgm", 0, {"a": 0.5}, hyperparameters={"mixture": None})
+    reused = {"id": learned.id, "flops": 300_000, "seed": 0}
+    mixture = {"run": learned.id, "weights": {"a": 1.0}}
+    made = make_record("taskpgm", 0, {"a": 0.6}, passed={"mixture": learned.id}, reused=reused)
+    made.identity.hyperparameters["mixture"] = mixture
+    path = write_result(made, tmp_path)
+    assert pull_request.choose([path], random.Random(0)) is None, "its source is not here"
+    source = write_result(learned, tmp_path)
+    assert pull_request.choose([path], random.Random(0)) == path
+    said = []
+
+    def run(words, **kw):
+        said.append(words)
+        return subprocess.CompletedProcess(words, 2, "")
+
+    monkeypatch.setattr(pull_request.subprocess, "run", run)
+    pull_request.rerun(path, tmp_path / "again", {})
+    assert f"mixture={source}" in said[0]
+
+
 def test_how_far_seeds_lie_apart_is_taken_from_the_row_or_from_its_board(tmp_path):
     def write(strategy, seed, a, b):
         return write_result(make_record(strategy, seed, scores={"a": a, "b": b}, n=100), tmp_path)

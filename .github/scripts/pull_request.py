@@ -84,15 +84,24 @@ def _cell(text: str) -> str:
 
 
 def choose(paths: list[Path], rng: random.Random) -> Path | None:
-    """One record of the embedded suite and model, of a run at 1x or less; refutations and references are no runs of a row."""
+    """One record of the embedded suite and model, of a run at 1x or less; refutations and references are no runs of a row.
+
+    What trained on the mixture of a run that is not here cannot be run again.
+    """
     small = []
     for path in paths:
-        i = json.loads(path.read_text(encoding="utf-8")).get("identity")
-        if i is None:
+        one = json.loads(path.read_text(encoding="utf-8"))
+        i = one.get("identity")
+        if i is None or (one["reports"].get("reused") and source(path, one["reports"]["reused"]) is None):
             continue
         if (i["suite"], i["model"]) == ("pocket", "pocket") and i["budget"]["multiple"] <= 1:
             small.append(path)
     return rng.choice(sorted(small)) if small else None
+
+
+def source(path: Path, reused: dict[str, Any]) -> Path | None:
+    """The record beside `path` whose mixture it took over."""
+    return next(iter(sorted(path.parent.parent.glob(f"*/{reused['seed']}-{reused['id'][:8]}.json"))), None)
 
 
 def seed_noise(path: Path) -> dict[str, tuple[float, int]]:
@@ -135,6 +144,12 @@ def rerun(path: Path, runs: Path, noise: dict[str, tuple[float, int]]) -> list[s
 
     old = record.read(path)
     words = [sys.executable, "-m", *shlex.split(command(old)), "--runs", str(runs)]
+    if old.reports.reused is not None:  # by the name of a run, which is not among these runs
+        learned = source(path, old.reports.reused.model_dump())
+        words = [
+            w.removesuffix(old.reports.reused.id) + str(learned) if w.endswith(f"={old.reports.reused.id}") else w
+            for w in words
+        ]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         return [f"the run failed with status {done.returncode}"]
@@ -149,8 +164,8 @@ def differences(old: Any, new: Any, noise: dict[str, tuple[float, int]]) -> list
 
     Another processor adds in another order, and a training that began with another rounding ends elsewhere: the same
     seed moved a task by 12 points. So two runs may differ by what two seeds do (`noise`; where it is not known, by the
-    standard error over items). Of honest records `ALARM` are called different, and a score that was made up is found
-    only if it is far from what the strategy reaches.
+    standard error over items, and never by less than one item). Were scores normal over seeds, `ALARM` of honest records
+    would be called different; a score that was made up is found only if it is far from what the strategy reaches.
     """
     if new.scores.keys() != old.scores.keys():
         return [f"scores of {', '.join(sorted(new.scores))}; of {', '.join(sorted(old.scores))} in the record"]
@@ -162,6 +177,7 @@ def differences(old: Any, new: Any, noise: dict[str, tuple[float, int]]) -> list
     errors[ALL] = math.sqrt(sum(e**2 for e in errors.values())) / max(1, len(errors))
     for name in sorted(was):
         deviation, free = noise.get(name) or (errors[name], 10**6)
+        deviation = max(deviation, 1 / old.scores[name].n if name in old.scores else 0.0)
         limit = t.ppf(1 - ALARM / (2 * len(was)), free) * math.sqrt(2) * deviation
         if abs(now[name] - was[name]) > limit + 1e-9:
             found.append(f"{name}: {now[name]:.3f}, {was[name]:.3f} in the record; two seeds may be {limit:.3f} apart")
