@@ -147,14 +147,19 @@ def _texts(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def export(paths: Sequence[Path], out: Path, organization: str, relation: str) -> list[Path]:
-    """Write `<out>/<run id>.json` for each record at `paths` (not for refutations and references) and return where."""
+    """Write `<out>/<run id>.json` for each record at `paths` (not for refutations and references) and return where.
+
+    Of a folder of runs, those that failed are left out.
+    """
     made = []
     for path in paths:
         if not records(path):
             raise HarnessError(f"no record at {str(path)!r}")
     out.mkdir(parents=True, exist_ok=True)
-    for file in (f for path in paths for f in records(path) if not OTHERS.fullmatch(f.name)):
+    for named, file in ((p, f) for p in paths for f in records(p) if not OTHERS.fullmatch(f.name)):
         record = read(file)
+        if record.status == "failed" and named not in (file, file.parent):
+            continue
         path = out / f"{record.id}.json"
         write_atomic(
             path, json.dumps(every_eval_ever(record, organization, relation), indent=1, allow_nan=False) + "\n"

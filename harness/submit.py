@@ -131,11 +131,11 @@ def copy(record: Record, items: Items, target: Path, suite: Path, refutes: str |
 
 
 def runs(paths: list[Path]) -> list[Path]:
-    """The record files of run folders, or of a folder of runs; each path names one at least."""
+    """The record files of run folders, or of a folder of runs, of which those that failed are left out."""
     found = []
     for path in paths:
         files = [f for f in records(path) if f.name == "record.json"] if path.exists() else []
         if not files:
             raise HarnessError(f"no run at {str(path)!r}; expected the folder of a run, with its record.json")
-        found += files
+        found += [f for f in files if path in (f, f.parent) or read(f).status != "failed"]
     return found

@@ -7,7 +7,8 @@ from click.testing import CliRunner
 
 from harness.cli import cli
 from harness.errors import HarnessError
-from harness.exchange import every_eval_ever
+from harness.exchange import every_eval_ever, export
+from harness.submit import runs
 from tests.records import make_record, write_result, write_run
 
 TOP = {
@@ -97,3 +98,17 @@ def test_the_command_writes_a_file_a_run(tmp_path):
         check(json.loads(open(path).read()))
     done = CliRunner().invoke(cli, ["export", str(tmp_path / "no"), "--organization", "x"])
     assert isinstance(done.exception, HarnessError)
+
+
+def test_failed_runs_of_a_folder_stop_neither_export_nor_submission(tmp_path):
+    good = [make_record("msft", s) for s in (1, 2)]
+    failed = write_run(make_record("msft", 0, status="failed", error="NaN"), tmp_path / "runs")
+    for r in good:
+        write_run(r, tmp_path / "runs")
+    made = export([tmp_path / "runs"], tmp_path / "out", "x", "other")
+    assert {p.stem for p in made} == {r.id for r in good}
+    assert {p.parent.name for p in runs([tmp_path / "runs"])} == {r.id for r in good}
+    for named in (failed, failed.parent):
+        assert runs([named]) == [failed]
+        with pytest.raises(HarnessError, match="no scores"):
+            export([named], tmp_path / "out", "x", "other")
