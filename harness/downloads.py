@@ -87,7 +87,8 @@ def _rows(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
                 "amortised": row.amortised,
                 "unofficial_runs": row.unofficial,
                 "unverified_runs": row.unverified,
-                "refutations": len(row.disputes),
+                "repetitions": len(row.disputes),
+                "refutations": row.refuted,
                 "runs": " ".join(r.id for r in row.runs),
             }
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import stdev
 from typing import Any
 
 from harness.compare import Difference
@@ -17,7 +18,7 @@ from harness.paths import canonical, digest
 from harness.profiles import Target, iqm, median_to_target
 from harness.record import Record
 from harness.refutation import Refutation
-from harness.stats import Estimate, macro_standard_error, mean_interval, paired_difference
+from harness.stats import Estimate, macro_standard_error, mean_interval, paired_difference, t_quantile
 
 SEEDS, SEEDS_POCKET = 5, 10  # rules.md 7: fewer is provisional, and a run of the pocket suite is cheap
 
@@ -160,6 +161,24 @@ class Row:
     def unofficial(self) -> int:
         """How many of the runs are unofficial."""
         return sum(not r.official for r in self.runs)
+
+    def reproduces(self, d: Refutation) -> bool:
+        """Whether a repetition ends no further from the record that it disputes than two seeds of the row do (at 1 %).
+
+        Another processor adds in another order, so that no repetition there has the same answers. Of fewer than three
+        seeds nothing is known, and nothing is excused.
+        """
+        disputed = next((r for r in self.runs if r.id == d.refutes), None)
+        if disputed is None or len(self.runs) < 3:
+            return False
+        flops = d.record.total_model_flops / max(1, disputed.total_model_flops)
+        limit = float(t_quantile(len(self.runs) - 1, 0.01)) * math.sqrt(2) * stdev([r.macro for r in self.runs])
+        return abs(flops - 1) <= 0.05 and abs(d.record.macro - disputed.macro) <= limit
+
+    @property
+    def refuted(self) -> int:
+        """How many repetitions came out differently by more than seeds do."""
+        return sum(not self.reproduces(d) for d in self.disputes)
 
     @property
     def ranked(self) -> bool:

@@ -280,8 +280,8 @@ def test_of_several_rates_the_reference_stands_for_itself_across_workloads(tmp_p
 
 def test_text_in_csv_is_never_a_formula(tmp_path):
     write_result(make_record("proportional"), tmp_path / "r")
-    write_run(make_record("=cmd|' /C calc'!A0", 1), tmp_path / "r")
-    build([tmp_path / "r"], tmp_path / "out")
+    write_run(make_record("=cmd|' /C calc'!A0", 1), tmp_path / "runs")
+    build([tmp_path / "r", tmp_path / "runs"], tmp_path / "out")
     cells = [c for line in csv.reader((tmp_path / "out" / "rows.csv").open(encoding="utf-8")) for c in line]
     assert "'=cmd|' /C calc'!A0" in cells
     assert not any(c.startswith("=") for c in cells)
@@ -423,3 +423,21 @@ def test_a_lucky_row_of_few_or_other_seeds_leaves_groups_as_they_are(tmp_path, f
         worlds.write_run(*worlds.make_run("sro", seed, 0.71, n=60), tmp_path)
     rows = {row.strategy: row for row in sections(gather([tmp_path]))[0].rows}
     assert (rows.pop("sro").tie, {name: (row.tie, row.places) for name, row in rows.items()}) == (None, alone)
+
+
+@pytest.mark.parametrize(
+    ("score", "flops", "refuted"), [(0.55, 1_000_000, 0), (0.99, 1_000_000, 1), (0.55, 500_000, 1)]
+)
+def test_a_repetition_within_what_seeds_do_refutes_nothing(tmp_path, score, flops, refuted):
+    """Seeds lie 0.1 apart; on another processor the same run ends as far away as another seed."""
+    runs = [make_record("msft", s, {"a": 0.4 + 0.1 * (s % 3)}) for s in range(6)]
+    paths = [write_result(r, tmp_path / "results") for r in runs]
+    again = make_record("msft", 0, {"a": score}, phases={"train": flops})
+    text = Refutation(refutes=runs[0].id, record=again).model_dump_json()
+    (paths[0].parent / name(again, runs[0].id)).write_text(text)
+    (row,) = sections(gather([tmp_path / "results"]))[0].rows
+    assert (len(row.disputes), row.refuted) == (1, refuted)
+    index = build([tmp_path / "results"], tmp_path / "out").read_text()
+    page = (tmp_path / "out" / "runs" / f"{runs[0].id}.html").read_text()
+    assert ("1 refuted" in index, "1 repeated" in index) == (bool(refuted), not refuted)
+    assert ("Refuted: the same run" in page, "Repeated: the same run" in page) == (bool(refuted), not refuted)
