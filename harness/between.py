@@ -66,7 +66,7 @@ def _trace(b: Bundle) -> str | None:
 
 
 def _copies(bundles: Sequence[Bundle]) -> Iterator[Finding]:
-    """One training that stands for two seeds, or for two strategies whose code differs in nothing but their name."""
+    """One training that stands for two seeds. With one seed, two strategies may train alike, and honestly."""
     for what, key in (
         ("weights", lambda b: b.record.reports.weights_sha256 if _trace(b) else None),
         ("curves", _trace),
