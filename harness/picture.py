@@ -23,6 +23,9 @@ SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 REFERENCE = "proportional"  # always the first colour and shape
 
 
+AXIS = "billed FLOPs, in 1x budgets (logarithmic; points of one budget stand side by side)"
+
+
 @dataclass(frozen=True)
 class Point:
     """One row of the table. Scores and interval ends are fractions; `spent` is a multiple of the 1x budget."""
@@ -81,7 +84,7 @@ def place(points: Sequence[Point], f: Frame) -> list[dict[str, Any]]:
     marks = []
     for multiple in sorted({p.multiple for p in points}):
         peers = sorted((p for p in points if p.multiple == multiple), key=lambda p: p.label)
-        step = min(0.02, (0.6 if alone(points) else 0.12) / len(peers)) * (f.right - f.left)
+        step = min(0.02, (0.6 if alone(points) else 0.08) / len(peers)) * (f.right - f.left)
         for k, p in enumerate(peers):
             x = math.exp(math.log(p.spent) + (k - (len(peers) - 1) / 2) * step)
             ends = [p.score if e is None else min(max(100 * e, f.bottom), f.top) / 100 for e in (p.low, p.high)]
@@ -201,7 +204,7 @@ def _axes(points: Sequence[Point], f: Frame) -> tuple[Any, Any]:
     import altair as alt
 
     budgets = sorted({p.multiple for p in points})
-    x = alt.X("x:Q", title="billed FLOPs, as a multiple of the 1x budget (logarithmic)")
+    x = alt.X("x:Q", title=AXIS)
     x = x.scale(type="log", domain=[math.exp(f.left), math.exp(f.right)], nice=False)
     x = x.axis(values=budgets, labelExpr="format(datum.value, '~r') + 'x'")
     return x, alt.Y("y:Q", title="macro mean score, %").scale(domain=[f.bottom, f.top], zero=False, nice=False)
