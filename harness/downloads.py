@@ -76,6 +76,7 @@ def _rows(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
                 "billed_multiple": row.spent,
                 "first_use_multiple": row.first_use,
                 "tuning_multiple": row.tuned,
+                "rate_at_edge": row.edge,
                 "discarded_share": row.discarded,
                 "target_multiple": _finite(row.to_target),
                 "target_reached": None if row.to_target is None else math.isfinite(row.to_target),

@@ -120,6 +120,12 @@ class Row:
         return sum(r.total_model_flops / one(r) for r in self.rates)
 
     @property
+    def edge(self) -> bool:
+        """Whether the chosen learning rate is the smallest or largest of those tried, so that a better one may lie beyond."""
+        rates = {r.identity.lr for r in (*self.rates, *self.runs)}
+        return len(rates) > 1 and self.first.identity.lr in (min(rates), max(rates))
+
+    @property
     def discarded(self) -> float:
         """Mean share of the billed FLOPs that trained weights which were thrown away."""
         return _mean(phase(r, "discarded") / max(1, r.total_model_flops) for r in self.runs)
@@ -155,7 +161,8 @@ class Row:
 
     @property
     def provisional(self) -> bool:
-        return len(self.runs) < self.needed
+        """Whether seeds are missing from 0 on: of more, nobody may choose the best."""
+        return not {r.identity.seed for r in self.runs} >= set(range(self.needed))
 
     @property
     def unofficial(self) -> int:

@@ -117,6 +117,19 @@ def test_other_learning_rates_are_tuning_and_are_billed_to_the_chosen_one(tmp_pa
     assert section.rows[2].tie is None
 
 
+@pytest.mark.parametrize(("rate", "edge"), [(5e-4, True), (1e-3, False), (2e-3, True), (None, False)])
+def test_a_chosen_rate_with_none_beyond_it_is_at_the_edge(tmp_path, rate, edge):
+    chosen = rate or 1e-3
+    for r in (make_record("msft", s, {"a": 0.5}, lr=chosen) for s in range(5)):
+        write_run(r, tmp_path)
+    for lr in (5e-4, 1e-3, 2e-3) if rate else ():
+        write_run(make_record("msft", 1000, {"a": 0.5}, lr=lr), tmp_path)
+    (row,) = [row for row in sections(gather([tmp_path]))[0].rows if not row.tuning]
+    assert (row.first.identity.lr, row.edge) == (chosen, edge)
+    text = build([tmp_path], tmp_path / "out").read_text()
+    assert (">edge</span>" in text) == edge
+
+
 @pytest.mark.parametrize(("seeds", "tuning"), [(2, True), (9, True), (10, False)])
 def test_rates_of_which_none_is_chosen_yet_are_no_entries(tmp_path, seeds, tuning):
     """The best of a grid on the test split would lead the board; with the seeds of a ranked row, they are two entries."""

@@ -127,6 +127,13 @@ def test_provisional_below_the_seeds_that_the_rules_ask(tmp_path, suite, needed)
     assert found.row("enough")[0] == "enough unverified"
 
 
+def test_a_row_that_lacks_one_of_the_first_seeds_is_provisional_however_many_it_has(tmp_path):
+    best = [r for r in seeds(30, 0.5, "best") if r.identity.seed != 4]
+    found = page(tmp_path, *best, *seeds(11, 0.4, "plain"))
+    assert found.row("best")[0] == "best provisional unverified"
+    assert found.row("plain")[0] == "plain unverified"
+
+
 def test_unofficial_runs_are_marked(tmp_path):
     mixed = [make_record("mixed", s, official=s > 0) for s in range(3)]
     found = page(tmp_path, *mixed, make_record("none", official=False))
