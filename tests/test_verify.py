@@ -452,6 +452,14 @@ def test_records_of_a_workload_share_what_the_workload_fixes(good, tmp_path, pat
     assert between([]) == []
 
 
+def test_a_few_near_ties_of_the_base_model_are_no_other_base_model(good, tmp_path):
+    Submitted(*good, tmp_path).write()
+    other = Submitted(*pocket_run(seed=1), tmp_path)
+    put(f"reports.base_scores.{TASK}", other.raw["reports"]["base_scores"][TASK] + 0.02)(other)
+    other.write()
+    assert not any("base_scores differs" in line for line in said(tmp_path))
+
+
 # --- beside a run
 
 
