@@ -118,10 +118,13 @@ def to_target(points: Sequence[Any], goal: Target) -> float:
     return next((float(at) for at, value in curve(points, goal.metric) if value >= goal.value), math.inf)
 
 
-def median_to_target(runs: Sequence[Sequence[Any]], goal: Target) -> float:
-    """The median over a row's runs: infinite where half of them or more did not reach it."""
+def median_to_target(runs: Sequence[Sequence[Any]], goal: Target, before: Sequence[int] = ()) -> float:
+    """The median over a row's runs: infinite where half of them or more did not reach it.
+
+    `before`: FLOPs that were spent for each run before it began.
+    """
     if not runs:
         raise ValueError("expected at least one run")
-    found = sorted(to_target(points, goal) for points in runs)
+    found = sorted(to_target(points, goal) + b for points, b in zip(runs, before or [0] * len(runs), strict=True))
     middle = found[(len(found) - 1) // 2 : len(found) // 2 + 1]
     return sum(middle) / len(middle)

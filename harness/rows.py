@@ -141,10 +141,13 @@ class Row:
 
     @cached_property
     def to_target(self) -> float | None:
-        """Median billed FLOPs to the workload's target as a multiple of 1x; infinite if not reached, None without one."""
+        """Median billed FLOPs to the workload's target as a multiple of 1x, at first use; infinite if not reached, None
+        without one.
+        """
         if self.goal is None or not all(r.curves for r in self.runs):
             return None
-        return median_to_target([r.curves for r in self.runs], self.goal) / one(self.first)
+        learned = [r.first_use_flops - r.total_model_flops for r in self.runs]
+        return median_to_target([r.curves for r in self.runs], self.goal, learned) / one(self.first)
 
     @cached_property
     def difference(self) -> Estimate | None:

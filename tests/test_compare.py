@@ -278,6 +278,7 @@ def test_flops_to_target_by_hand():
     assert goal == profiles.Target("exact_match", pytest.approx(0.5))
     assert [profiles.to_target(c, goal) for c in plain] == [20, 10, np.inf]
     assert profiles.median_to_target(plain, goal) == 20
+    assert profiles.median_to_target(plain, goal, [7] * len(plain)) == 27
     assert profiles.median_to_target(plain[:1] + plain[2:], goal) == np.inf
     assert profiles.to_target(points(0.1, 0.7, 0.2), goal) == 10
 

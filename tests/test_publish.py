@@ -2,6 +2,7 @@ import json
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -11,6 +12,7 @@ from harness import show
 from harness.board import section
 from harness.cli import cli
 from harness.pages import command
+from harness.profiles import Target
 from harness.publish import build, load
 from harness.record import read
 from tests.records import ONE_BUDGET, make_record, write_result, write_run
@@ -208,6 +210,8 @@ def test_amortised_rows_stand_after_the_ranked_ones_and_show_both_prices(tmp_pat
     assert rows[2].spent == 1.0
     assert rows[2].first_use == pytest.approx(1.4)
     assert rows[2].difference.value == pytest.approx(0.8 - 0.405)
+    there = replace(rows[2], goal=Target("exact_match", 0.0))  # reached before the first step
+    assert there.to_target == pytest.approx(0.4), "what the learning had cost"
     shown = page(tmp_path, *ranked, *taken)
     cells = next(c for c in shown.cells if "amortised" in c[0])
     assert "first use 1.40x" in " ".join(cells[6].split())
