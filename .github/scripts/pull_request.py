@@ -110,12 +110,15 @@ def seed_noise(path: Path) -> dict[str, tuple[float, int]]:
     Of the seeds of the record's own row where it has `FEW`, also when they came with it: whoever makes them up to lie far
     apart makes the row's interval as wide. Else pooled over the rows of its board.
     """
+    from harness import record
+    from harness.rows import entry
+
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
     for other in path.parent.parent.glob("*/*.json"):
-        one = json.loads(other.read_text(encoding="utf-8"))
-        if one.get("status") in ("finished", "budget"):
-            rows[_row(one)].append(_scores({n: s["value"] for n, s in one["scores"].items()}))
-    own = rows[_row(json.loads(path.read_text(encoding="utf-8")))]
+        if json.loads(other.read_text(encoding="utf-8")).get("status") in ("finished", "budget"):
+            one = record.read(other)
+            rows[entry(one)].append(_scores({n: s.value for n, s in one.scores.items()}))
+    own = rows[entry(record.read(path))]
     several = [own] if len(own) >= FEW else [row for row in rows.values() if len(row) > 1]
     free = sum(len(row) - 1 for row in several)
     squares: dict[str, float] = defaultdict(float)
@@ -123,13 +126,6 @@ def seed_noise(path: Path) -> dict[str, tuple[float, int]]:
         for task in row[0]:
             squares[task] += (len(row) - 1) * statistics.variance([s[task] for s in row])
     return {task: (math.sqrt(total / free), free) for task, total in squares.items()}
-
-
-def _row(one: dict[str, Any]) -> str:
-    """What the runs of a row have in common."""
-    i = one["identity"]
-    key = [i[k] for k in ("strategy", "hyperparameters", "passed", "lr", "mode")] + [i["budget"]["multiple"]]
-    return json.dumps(key, sort_keys=True)
 
 
 def _scores(tasks: dict[str, float]) -> dict[str, float]:
