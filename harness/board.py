@@ -113,8 +113,7 @@ def _compared(rows: Sequence[Row], known: Mapping[str, Answers]) -> Verdict:
     tested = _tested(rows)
     keys = {row.key for row in tested}
     ranked = [row for row in rows if row.key in keys or (row.is_reference and keys)]
-    others = [row for row in rows if row.key not in keys]
-    others += [row for row in ranked if row.is_reference and row.key in keys]
+    others = [row for row in rows if row.key not in keys or row.is_reference]
     found: dict[str, dict[str, Any]] = {}
     better = frozenset[tuple[str, str]]()
     for group in (others, ranked):
