@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
 
+from benchmarks.hardware import hardware, versions
 from harness.api import Checkpoint, History
 from harness.data import Item
 from harness.engine import MICRO_TOKENS, Engine
@@ -182,18 +185,25 @@ def main() -> None:
     parser.add_argument("--supervised", type=int, default=128)
     parser.add_argument("--bf16", action="store_true", help="logits in bfloat16 on a CPU too")
     parser.add_argument("--budget", type=float, default=1.0, help="of the run on pocket; 0 leaves it out")
+    parser.add_argument("--out", type=Path, default=None, help="a JSON file")
     args = parser.parse_args()
+    report: dict[str, Any] = {"hardware": hardware(), "versions": versions(("torch", "transformers"))}
     with tempfile.TemporaryDirectory() as folder:
         engine = make_engine(Path(folder), args.hidden, args.layers, args.vocabulary)
         if args.bf16:
             engine.accelerator.autocast = lambda: torch.autocast(engine.device.type, torch.bfloat16)  # type: ignore
         found = memory(engine, args.examples, args.length, args.supervised)
+    report |= {"kind": engine.device.type, "peak": dict(found)}
     print(f"plain SFT: {found.pop('sft, MB'):.0f} MB above weights and moments ({engine.device.type})")
     for name, ratio in found.items():
         print(f"{name:8}{ratio:8.3f}{'  with the logits of a reference' if name in ANCHORED else ''}")
     if args.budget:
         wall, flops, made = rewriting(args.budget)
         print(f"cadft on pocket: rewriting takes {wall:.2%} of the time, {flops:.2%} of the FLOPs; {made} rewritten")
+        report["rewriting"] = {"share_of_time": wall, "share_of_flops": flops, "rewritten": made}
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

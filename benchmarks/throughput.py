@@ -154,7 +154,8 @@ def main() -> None:
     parser.add_argument("--note", default="", help="kept in the JSON: what else the machine was doing")
     parser.add_argument("--out", type=Path, default=None, help="a JSON file")
     args = parser.parse_args()
-    device, cases = hardware(), []
+    device, cases = hardware(), list[dict[str, Any]]()
+    report = {"hardware": device | {"threads": args.threads}, "versions": versions(PACKAGES), "note": args.note}
     models, modes = names_of(args.models, MODELS, "model"), names_of(args.modes, ("full", "lora"), "mode")
     rows = names_of(args.rows, tuple(ROWS), "rows")
     asked = ["harness", *(p for p in names_of(args.peers, PEERS, "peer") if p != "harness")]
@@ -166,10 +167,9 @@ def main() -> None:
                     case = Case(model, kind, mode, folder, args.batch, weights=weights)
                     cases.append(measure(peers, case, args.threads, args.rounds, args.warm))
                     print(table(cases[-1]), flush=True)
-    report = {"hardware": device | {"threads": args.threads}, "versions": versions(PACKAGES), "note": args.note}
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(report | {"cases": cases}, indent=1) + "\n", encoding="utf-8")
+                    if args.out:  # now: a later case may run out of memory or time
+                        args.out.parent.mkdir(parents=True, exist_ok=True)
+                        args.out.write_text(json.dumps(report | {"cases": cases}, indent=1) + "\n", encoding="utf-8")
     worst = max(case["loss_apart"] for case in cases)
     if worst > TOLERANCE:
         raise SystemExit(f"throughput: losses of the first step differ by {worst:.2%}, more than {TOLERANCE:.1%}")

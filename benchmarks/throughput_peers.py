@@ -31,7 +31,7 @@ def available(peers: list[str], device: str, present: bool) -> list[str]:
     for peer in peers:
         if peer == "trl-liger" and device != "cuda":
             continue
-        needs = {"trl-liger": ("trl", "liger_kernel"), "hf": ("datasets",), "harness": ()}.get(peer, ("trl",))
+        needs = {"trl-liger": ("trl", "liger_kernel"), "hf": (), "harness": ()}.get(peer, ("trl",))
         missing = [name for name in needs if importlib.util.find_spec(name) is None]
         if missing and peer != "trl-liger" and not present:
             raise SystemExit(f"throughput: {peer} needs {missing[0]}: pip install 'sft-harness[bench]', or --present")
@@ -51,19 +51,24 @@ class Turns:
         self.pipe, self.cuda = pipe, torch.cuda.is_available()
         self.losses: list[float] = []
         self.base = _resident()
+        self.filled = False
 
     def wait(self) -> bool:
         """Whether another step is wanted; the clock starts."""
-        go = self.pipe.recv() == "step"
+        go = self.filled or self.pipe.recv() == "step"
         self.started, self.used = time.perf_counter(), time.process_time()
         return go
 
     def done(self) -> None:
-        """The step is over."""
+        """The step is over, and on a CPU the turn. On a GPU the allocator's cache was emptied for the others: a turn's first
+        step asks the driver for all its memory again, which can take longer than the step, and is not counted."""
         import torch
 
         if self.cuda:
             torch.cuda.synchronize()
+            self.filled = not self.filled
+            if self.filled:
+                return
         seconds, used = time.perf_counter() - self.started, time.process_time() - self.used
         peak = torch.cuda.max_memory_allocated() if self.cuda else _peak() - self.base
         if self.cuda:
@@ -155,9 +160,6 @@ def trainer(turns: Turns, case: Case, name: str) -> None:
             control.should_training_stop = not turns.wait()
             return control
 
-    from datasets import disable_progress_bars
-
-    disable_progress_bars()
     made = (hugging_face if name == "hf" else trl)(case, name, "cuda" if turns.cuda else "cpu")
     made.add_callback(Gate())
     made.remove_callback(PrinterCallback)
@@ -221,11 +223,10 @@ def rows_of(case: Case) -> list[dict[str, list[int]]]:
 
 def hugging_face(case: Case, name: str, device: str) -> Any:
     """transformers' Trainer: padded micro-batches, labels of -100 at prompts, the model's own loss."""
-    from datasets import Dataset
     from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
     micro = micro_batch(case, device)
-    data = Dataset.from_list([{k: row[k] for k in ("input_ids", "labels")} for row in rows_of(case)])
+    data: Any = [{k: row[k] for k in ("input_ids", "labels")} for row in rows_of(case)]
     tokenizer = AutoTokenizer.from_pretrained(case.folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return Trainer(
@@ -238,11 +239,12 @@ def hugging_face(case: Case, name: str, device: str) -> Any:
 
 def trl(case: Case, name: str, device: str) -> Any:
     """TRL's SFTTrainer with the loss on completions: padded, without padding, packed by TRL, or with Liger's kernels."""
-    from datasets import Dataset, concatenate_datasets
+    from datasets import Dataset, concatenate_datasets, disable_progress_bars
     from transformers import AutoTokenizer
     from trl import SFTConfig, SFTTrainer
     from trl.data_utils import pack_dataset
 
+    disable_progress_bars()
     rows, micro, more = rows_of(case), micro_batch(case, device), {}
     asked: dict[str, Any] = {"completion_only_loss": True, "max_length": None}
     data = Dataset.from_list([{k: row[k] for k in ("input_ids", "completion_mask")} for row in rows])

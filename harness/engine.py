@@ -146,7 +146,8 @@ class Engine(LoadedModel):
             for factor in (weights, fixed):
                 losses = losses if factor is None else losses * factor.to(losses)[tokens.example]
             loss = losses.sum() / total
-            self.accelerator.backward(loss if counts else 0 * loss)
+            with supervised.compiled(self.compiled):  # recomputed activations must be what they were
+                self.accelerator.backward(loss if counts else 0 * loss)
             hardware += more + self._gradient_cost(pack, again=bool(rows))
         return nll, hardware
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -20,7 +21,8 @@ def describe(suite: Suite, model: Model, revisions: Mapping[str, str | None], ra
     """The environment of this process, one of `ranks`; `revisions` are those of the data sets as they were read."""
     import torch
 
-    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"cpu ({platform.machine()})"
+    gpu = torch.cuda.is_available() and os.environ.get("HARNESS_DEVICE") != "cpu"
+    device = torch.cuda.get_device_name(0) if gpu else f"cpu ({platform.machine()})"
     return record.Environment(
         git=git(Path(__file__).resolve().parent),
         packages={name: importlib.metadata.version(name) for name in PACKAGES},

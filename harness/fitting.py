@@ -31,7 +31,7 @@ class Fitted(Protocol):
 
 def out_of_memory(error: BaseException) -> bool:
     """A GPU's allocator or the host's had no room."""
-    full = ("out of memory", "not enough memory", "can't allocate memory")
+    full = ("out of memory", "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in full)
     )

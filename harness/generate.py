@@ -156,8 +156,9 @@ def _decode(engine: Engine, batch: list[_Row], rule: _Rule) -> Iterator[Cost]:
             logits = lm.get_output_embeddings()(out.last_hidden_state[:, -1])
         cache = out.past_key_values
         tokens = choose(logits.float(), rule.temperature, rule.top_p, draws[:, t])
+        taken = tokens.tolist()  # one wait for the device, not one a row
         for i in live:
-            rule.take(batch[i], int(tokens[i]))
+            rule.take(batch[i], taken[i])
         ids = tokens[:, None]
 
 

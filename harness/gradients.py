@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -144,6 +145,14 @@ class Gradients:
         """Catch them now, at the weights that stand."""
         if self._kept:
             return
+        self._kept = self.engine.fitted(self.items, partial(self._caught_all, self._meter.flops))
+        if self.normalize:
+            squares = sum(part.squares(self._meter) for part in self._kept.values())
+            assert isinstance(squares, torch.Tensor)
+            self._scale = squares.sqrt().clamp_min(torch.finfo(torch.float32).tiny).reciprocal()
+
+    def _caught_all(self, flops: int) -> dict[str, Part]:
+        self._meter.flops = flops  # what did not fit and is done again is counted once, as in a step
         matrices, rest = _linear(self.engine.lm, self.parameters)
         kept = self._rooms(matrices)
         groups = [[i] for i in range(len(self.items))] if rest else [list(range(len(self.items)))]
@@ -151,11 +160,7 @@ class Gradients:
             for group in groups:
                 for pack in self.engine.packs([self.items[i] for i in group]):
                     self._catch(pack, [group[i] for i in pack.items], matrices, rest, kept)
-        self._kept = kept
-        if self.normalize:
-            squares = sum(part.squares(self._meter) for part in kept.values())
-            assert isinstance(squares, torch.Tensor)
-            self._scale = squares.sqrt().clamp_min(torch.finfo(torch.float32).tiny).reciprocal()
+        return kept
 
     def _scaled(self, rows: torch.Tensor) -> torch.Tensor:
         return rows if self._scale is None else rows * self._scale[:, None]

@@ -64,7 +64,7 @@ class Live:
             disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task(title, total=1.0, loss=float("nan"), speed=0.0, memory=0.0)
-        self.title, self.started = title, time.monotonic()
+        self.title, self.begun = title, (0.0, -1.0)
         self.tokens, self.training, self.tenth = 0, 0.0, 0
         self.losses: dict[str, float] = {}
         self.weights: dict[str, float] = {}
@@ -90,13 +90,15 @@ class Live:
         for task, loss in state.tasks.items():  # a step holds few examples of a task
             self.losses[task] = loss + SMOOTH * (self.losses.get(task, loss) - loss)
         share, speed, taken = state.billed / state.cap, self.tokens / max(self.training, 1e-9), memory() / 1e9
+        since, before = self.begun = self.begun if self.begun[1] >= 0 else (time.monotonic(), share)
         self.bar.update(self.task, completed=share, loss=state.loss, speed=speed, memory=taken)
         if not self.console.is_terminal and int(share * 10) > self.tenth:
             self.tenth = int(share * 10)
-            eta = (time.monotonic() - self.started) / share * (1 - share)
+            # Only what this process has done says how fast it is: a run that goes on begins with a share.
+            left = (time.monotonic() - since) * (1 - share) / (share - before) if share > before else None
             self.say(
                 f"{self.title}: {share:.0%} of budget, loss {state.loss:.3f}, {speed:,.0f} tokens/s, "
-                f"ETA {eta:,.0f} s, {taken:.1f} GB; {self.worst()}"
+                f"ETA {'unknown' if left is None else f'{left:,.0f} s'}, {taken:.1f} GB; {self.worst()}"
             )
 
     def worst(self) -> str:

@@ -188,7 +188,10 @@ def together() -> Iterator[None]:
     limit = timedelta(seconds=float(os.environ.get("HARNESS_RANKS_SECONDS", SECONDS)))
     gpu = torch.cuda.is_available() and os.environ.get("HARNESS_DEVICE") != "cpu"
     if gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        there, place = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
+        if place >= there:
+            raise HarnessError(f"LOCAL_RANK={place}, but this process sees {there} GPUs; expected one for each rank")
+        torch.cuda.set_device(place)
     store, rank, size = next(iter(rendezvous("env://", timeout=limit)))
     store.set_timeout(limit)
     dist.Backend.register_backend(GLOO, _gloo, devices=["cpu"])

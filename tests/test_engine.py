@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
+from harness import environment
 from harness.checkpoint import Store
 from harness.data import Item
 from harness.engine import Engine, packs, plan_rows
 from harness.errors import HarnessError, RunFailed
 from harness.flops import Arch
+from harness.request import Request, prepare
 from harness.suite import Optimizer
 from tests.conftest import make_model
 from tests.labs import make_lab
@@ -149,6 +151,20 @@ def test_a_damaged_checkpoint_is_detected(engine, tmp_path):
     file.write_bytes(bytes(data))
     with pytest.raises(RunFailed, match="damaged"):
         store.load("0:1")
+
+
+def test_a_record_names_the_device_that_was_used(toy, tiny, tmp_path, monkeypatch):
+    plan = prepare(Request(suite=str(toy), model=str(tiny), runs=tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")
+
+    def device():
+        return environment.describe(plan.suite, plan.model, plan.revisions).device
+
+    monkeypatch.setenv("HARNESS_DEVICE", "cpu")
+    assert device().startswith("cpu")
+    monkeypatch.delenv("HARNESS_DEVICE")
+    assert device() == "a GPU"
 
 
 def reference_losses(folder, plan, steps):

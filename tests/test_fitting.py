@@ -260,6 +260,26 @@ def test_compiled_blocks_compile_a_bounded_number_of_times(folder, monkeypatch):
         torch._dynamo.reset()
 
 
+def test_recomputed_activations_are_those_of_the_compiled_blocks(folder, monkeypatch):
+    """By a compiler that keeps other tensors for the backward pass than eager blocks do, as inductor does."""
+    monkeypatch.setenv("HARNESS_COMPILE", "1")
+    engine = Engine(folder, arch_of(folder), Optimizer(), 0, checkpointing=True)
+    expected = gradient(engine, items_(9, 1))
+    try:
+        assert supervised.compile_blocks(engine.lm, torch.device("cpu"), "aot_eager")
+        engine.compiled = True
+        same(gradient(engine, items_(9, 1)), expected)
+    finally:
+        torch.compiler.set_stance("default")
+        torch._dynamo.reset()
+
+
+def test_a_library_without_room_for_its_handle_is_out_of_memory():
+    said = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    assert fitting.out_of_memory(RuntimeError(said))
+    assert not fitting.out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED"))
+
+
 def test_rounding_to_bf16_at_random_has_the_value_as_its_mean():
     values = torch.tensor([1.0, 1.001, -1.003, 3e-8, -2.7e5, 0.0])
     draws = torch.stack([narrow(values, torch.Generator().manual_seed(s)).double() for s in range(4000)])

@@ -217,6 +217,30 @@ def test_nothing_of_the_engine_changes_and_the_passes_are_made_once(engine):
     assert all(torch.equal(m, moments[n]) for n, m in engine.moments().items())
 
 
+def test_what_does_not_fit_is_caught_in_smaller_parts_and_counted_once(engine, monkeypatch):
+    many = items_(16, 6)
+    expected = Gradients(engine, many, "last:1").gram()
+    forward, sizes = engine.whole.forward, []
+
+    def full(pack, *more):
+        sizes.append(pack.ids.numel())
+        if sizes[-1] > 130:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(pack, *more)
+
+    monkeypatch.setattr(engine, "shrunk", None)
+    monkeypatch.setattr(engine.whole, "forward", full)
+    found = Gradients(engine, many, "last:1")
+    assert found.gram() == pytest.approx(expected, rel=1e-4, abs=1e-7)
+    assert max(sizes) > 130
+    assert not engine.checkpointing
+    del sizes[:]
+    again = Gradients(engine, many, "last:1")
+    again.gram()
+    assert max(sizes) <= 130
+    assert found.hardware == again.hardware
+
+
 def test_a_gradient_that_is_not_finite_is_refused_by_name(engine):
     parameter = next(p for n, p in engine.lm.named_parameters() if ".1." in n and p.ndim == 2 and p.requires_grad)
     saved = parameter.detach().clone()

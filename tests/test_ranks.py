@@ -1,6 +1,11 @@
 """Several ranks do as one process: data, ledger and decisions the same, numbers to rounding; a lost rank ends all."""
 
+import json
+import os
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +14,7 @@ from safetensors.torch import load_file
 from harness import ranks
 from harness.errors import HarnessError
 from harness.journal import near
+from tests.conftest import ROOT
 from tests.spmd import Ranks
 from tests.test_replay import FILE
 
@@ -239,6 +245,37 @@ def test_half_a_launcher_is_one_line(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(HarnessError, match=r"WORLD_SIZE=2 without RANK, .*torchrun"), ranks.together():
         pass
+
+
+def test_more_ranks_than_gpus_is_one_line(monkeypatch):
+    for name, value in zip(ranks.VARIABLES, ("1", "2", "1", "127.0.0.1", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("HARNESS_DEVICE", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(HarnessError, match=r"LOCAL_RANK=1, but this process sees 1 GPUs"), ranks.together():
+        pass
+
+
+@pytest.mark.slow
+def test_torchrun_begins_again_after_a_lost_rank(toy, tiny, tmp_path):
+    """The launcher itself, with one restart: the first time rank 1 is killed, the second time the run ends."""
+    env = os.environ | {"OMP_NUM_THREADS": "1", "HARNESS_FAULT": "kill@step:30", "HARNESS_FAULT_RANK": "1"}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
+    asked = ["run", "--suite", toy, "--model", tiny, "--runs", tmp_path]
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "tests.spmd", *map(str, asked)],
+        env=env | {"HARNESS_SNAPSHOT_SECONDS": "0"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "goes on after" in done.stderr
+    made = json.loads(Path(done.stdout.split()[-1]).read_text())
+    assert made["environment"]["ranks"] == 2
+    assert made["status"] in ("finished", "budget")
 
 
 def test_results_that_differ_by_rounding_only():

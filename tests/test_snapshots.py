@@ -87,6 +87,12 @@ def test_copies_are_of_their_moment():
     assert found["b"].dtype == torch.bfloat16
 
 
+def test_copies_of_a_run_on_the_cpu_leave_a_gpu_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: pytest.fail("a context is made, which takes memory"))
+    assert torch.equal(host_copy([("a", torch.ones(3))])["a"], torch.ones(3))
+
+
 def test_copies_that_do_not_fit_into_memory_come_from_disk(tmp_path):
     store = checkpoint.Store(tmp_path / "c")
     store.room = 100

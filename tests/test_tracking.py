@@ -137,5 +137,21 @@ def test_a_person_sees_loss_and_weight_by_task_budget_and_memory(shown):
         assert lines[1].endswith(" GB; 1 task: a 1.10")
 
 
+def test_time_left_is_reckoned_from_what_this_process_has_done(monkeypatch):
+    """A run that goes on at 80 % and takes ten seconds for the next ten per cent needs ten more, not one."""
+    screen, now = io.StringIO(), [100.0]
+    monkeypatch.setattr(progress, "Console", lambda **asked: Console(file=screen, width=200))
+    monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    with progress.Live("msft on toy") as live:
+        live.watch(state(billed=80))
+        now[0] += 10
+        live.watch(state(billed=90))
+    first, second = screen.getvalue().splitlines()
+    assert "80% of budget" in first
+    assert "ETA unknown" in first
+    assert "90% of budget" in second
+    assert "ETA 10 s" in second
+
+
 def test_memory_is_at_least_what_this_process_holds():
     assert progress.memory() > 10**7

@@ -1,0 +1,100 @@
+"""What the benchmarks do about a GPU, without one: which steps count, what is kept, how long the script may take."""
+
+import json
+import os
+import subprocess
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from benchmarks import throughput
+from benchmarks.throughput_peers import Turns, available
+from tests.conftest import ROOT
+
+
+class Pipe:
+    def __init__(self, *orders):
+        self.orders, self.sent = list(orders), []
+
+    def recv(self):
+        return self.orders.pop(0)
+
+    def send(self, what):
+        self.sent.append(what)
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_on_a_gpu_a_turns_first_step_fills_the_cache_and_is_not_counted(cuda, monkeypatch):
+    emptied, steps = [], []
+    for name in ("synchronize", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda: 0)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(len(steps)))
+    pipe = Pipe("step", "step", "stop")
+    turns = Turns(pipe)
+    turns.cuda = cuda
+    while turns.wait():
+        steps.append(1)
+        turns.done()
+    assert len(pipe.sent) == 2
+    assert len(steps) == (4 if cuda else 2)
+    assert emptied == ([2, 4] if cuda else [])
+
+
+def test_what_was_measured_is_kept_if_a_later_case_fails(monkeypatch, tmp_path):
+    found = {"model": "pocket", "loss_apart": 0.0}
+
+    def measure(names, case, *more):
+        if case.rows == "long":
+            raise SystemExit("out of memory")
+        return found
+
+    monkeypatch.setattr(throughput, "measure", measure)
+    monkeypatch.setattr(throughput, "table", lambda case: "")
+    monkeypatch.setattr(throughput, "model_folder", lambda *asked: nullcontext((tmp_path, "random")))
+    out = tmp_path / "t.json"
+    monkeypatch.setattr("sys.argv", ["throughput", "--peers", "harness", "--rows", "short,long", "--out", str(out)])
+    with pytest.raises(SystemExit, match="out of memory"):
+        throughput.main()
+    assert json.loads(out.read_text())["cases"] == [found]
+
+
+def test_the_trainer_of_transformers_needs_nothing_beside_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert available(["harness", "hf", "trl"], "cuda", present=True) == ["harness", "hf"]
+
+
+STUB = """#!/usr/bin/env bash
+case "$*" in
+  -c*find_spec*) echo "$LACKS";;
+  -c*) ;;
+  *--name) echo stub;;
+  *--summary*) echo "${@:4}";;
+  *) exec sleep 2;;
+esac
+"""
+
+
+def gpu_sh(tmp_path, **env):
+    stub = tmp_path / "python"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+    env = os.environ | {"PYTHON": str(stub), "OUT": str(tmp_path / "out"), "LACKS": ""} | env
+    return subprocess.run([ROOT / "benchmarks" / "gpu.sh"], env=env, capture_output=True, text=True, timeout=60)
+
+
+def test_all_checks_of_the_script_together_end_in_time(tmp_path):
+    done = gpu_sh(tmp_path, WITHIN="6")
+    assert done.returncode == 0
+    rows = dict(check.split("=") for check in done.stdout.splitlines()[-2].split())
+    assert len(rows) == 9
+    assert rows["tests"].startswith("0:")
+    assert rows["throughput-compiled"] == "124:0"
+    assert int(done.stdout.splitlines()[-1].split()[1]) < 14  # of the 18 that nine take
+
+
+def test_what_the_script_lacks_is_one_line(tmp_path):
+    done = gpu_sh(tmp_path, LACKS="pydantic peft")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "has no pydantic, peft;" in done.stderr
