@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,8 +16,7 @@ from harness.paths import canonical, digest
 from harness.profiles import Target, target
 from harness.record import Record
 from harness.rows import Row, Section, entry, hyperparameters
-
-REFERENCE = "proportional"
+from harness.tuning import grouped, looked, reference, tuned
 
 
 @dataclass(frozen=True)
@@ -64,16 +63,16 @@ def _draft(records: Sequence[Record], found: Gathered) -> Draft:
         for g in grouped(records, entry)
     ]
     multiples = sorted({row.multiple for row in rows}, key=lambda m: (m != 1, m))
-    peers = {m: _tuned([row for row in rows if row.multiple == m]) for m in multiples}
+    peers = {m: tuned([row for row in rows if row.multiple == m]) for m in multiples}
     told = [row for rows_of_one in peers.values() for row in rows_of_one]
-    goal = target([r.curves for r in _reference(peers.get(1.0, [])) if r.curves])
+    goal = target([r.curves for r in reference(peers.get(1.0, [])) if r.curves])
     budgets = []
     for m in multiples:
-        reference = _reference(peers[m])
+        plain = reference(peers[m])
         made = [
             replace(
                 row,
-                reference=_looked(reference, peers[m]) if row.tuning else reference,
+                reference=looked(plain, peers[m]) if row.tuning else plain,
                 hints=_hints(row, told),
                 goal=goal,
             )
@@ -172,38 +171,6 @@ def _panel(rows: Sequence[Row], known: Mapping[str, Answers]) -> Panel | None:
     return Panel.of(runs) if any(len(found) > 1 for found in runs.values()) else None
 
 
-def _tuned(rows: Sequence[Row]) -> list[Row]:
-    """Rows of one budget that differ in learning rate alone: the one with most seeds was chosen, the others tuned it.
-
-    Its own runs with seeds of the others are tuning as well: it was chosen for how they came out. With equally many seeds,
-    or none of its own, nobody has chosen: all are tuning while they have fewer than a ranked row needs, and entries of
-    their own after that.
-    """
-    made = []
-    for group in grouped(rows, lambda row: entry(row.first, rate=False)):
-        most = max(len(row.runs) for row in group)
-        chosen = [row for row in group if len(row.runs) == most]
-        others = [row for row in group if row is not chosen[0]]
-        tried = {r.identity.seed for row in others for r in row.runs}
-        kept, looked = ([r for r in chosen[0].runs if (r.identity.seed in tried) is x] for x in (False, True))
-        if len(chosen) > 1 or not kept:
-            anchor = _reference(chosen)  # differences need one
-            made += [replace(row, tuning=most < row.needed and row.runs != anchor) for row in group]
-            continue
-        others += [replace(chosen[0], runs=tuple(looked))] if looked else []
-        made.append(replace(chosen[0], runs=tuple(kept), rates=tuple(r for row in others for r in row.runs)))
-        made += [replace(row, tuning=True) for row in others]
-    return made
-
-
-def grouped(things: Iterable[Any], key: Callable[[Any], Any]) -> list[list[Any]]:
-    """Groups of equal key, by key."""
-    groups: dict[Any, list[Any]] = defaultdict(list)
-    for thing in things:
-        groups[key(thing)].append(thing)
-    return [groups[name] for name in sorted(groups)]
-
-
 def _workload(r: Record) -> str:
     """What two runs must share for their scores to be comparable; the test items are not in the workload's hash."""
     i, metrics = r.identity, {task: s.metric for task, s in r.scores.items()}
@@ -223,19 +190,6 @@ def _defaults(records: Sequence[Record]) -> dict[tuple[str, str], dict[str, Any]
         free = {k: v for k, v in r.identity.hyperparameters.items() if not {k, k.rpartition(".")[2]} & given.keys()}
         found[_code(r)] |= free
     return found
-
-
-def _reference(peers: Sequence[Row]) -> tuple[Record, ...]:
-    """`proportional` as it comes, at this budget: an entry before rows that tuned, that with most seeds, the newest."""
-    plain = [row for row in peers if row.strategy == REFERENCE and not row.settings]
-    best = max(plain, key=lambda row: (not row.tuning, len(row.runs), max(r.ended for r in row.runs)), default=None)
-    return best.runs if best else ()
-
-
-def _looked(reference: tuple[Record, ...], peers: Sequence[Row]) -> tuple[Record, ...]:
-    """The reference with the seeds that chose its rate: they meet those that chose others' rates, and nothing else."""
-    mine = {entry(r) for r in reference}
-    return (*reference, *(r for row in peers if row.tuning and entry(row.first) in mine for r in row.runs))
 
 
 def _hints(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:

@@ -11,13 +11,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from harness import RULES_VERSION, __version__
-from harness.board import REFERENCE
 from harness.drawing import nice, whisker
 from harness.ledger import BESIDE, BILLED
 from harness.paths import asset
 from harness.plain import LONGEST, plain, slug
 from harness.record import Record
 from harness.rows import Row, one, phase
+from harness.tuning import REFERENCE
 
 MINUS = "\N{MINUS SIGN}"
 

@@ -141,6 +141,52 @@ def test_rates_of_which_none_is_chosen_yet_are_no_entries(tmp_path, seeds, tunin
     assert not next(row for row in section.rows if row.strategy == "proportional").tuning
 
 
+LATER = {"started": "2026-01-01T00:01:00+00:00", "ended": "2026-01-01T00:02:00+00:00"}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "when", "tuning"),
+    [
+        ((0,), {}, False),  # one run on a seed of the row, whenever: somebody has tried the thing out
+        ((0, 1, 2), LATER, False),  # a row's rate is not chosen by what came after it
+        ((0,), LATER, False),
+        ((0, 1), {}, True),
+        ((0, 1), {"started": "yesterday"}, True),  # no time is no excuse
+        ((1000,), {}, True),  # a seed of its own
+        ((1000, 1001), LATER, True),  # also beyond the grid, afterwards
+    ],
+)
+def test_what_chose_no_rate_takes_no_seed_of_a_whole_row(tmp_path, seeds, when, tuning):
+    rows = {name: [make_record(name, s, {"a": 0.5}) for s in range(10)] for name in ("proportional", "msft")}
+    other = [make_record("proportional", s, {"a": 0.9}, lr=4e-4).model_copy(update=when) for s in seeds]
+    for r in (*rows["proportional"], *rows["msft"], *other):
+        write_run(r, tmp_path)
+    (section,) = sections(gather([tmp_path]))
+    found = {
+        (row.strategy, row.first.identity.lr): row
+        for row in section.rows
+        if not row.tuning or row.first.identity.lr < 1e-3
+    }
+    reference, stray = found["proportional", 1e-3], found["proportional", 4e-4]
+    assert (reference.is_reference, stray.tuning) == (True, tuning)
+    assert len(reference.runs) == 10 - len({0, 1} & set(seeds)) * tuning
+    assert reference.tuned == tuning * (len(seeds) + len({0, 1} & set(seeds)))
+    assert not found["msft", 1e-3].tuning
+
+
+def test_the_reference_is_the_row_whose_rate_was_tuned_not_the_one_with_most_seeds(tmp_path):
+    grid = [make_record("proportional", s, {"a": 0.5}, lr=lr) for lr in (5e-4, 1e-3) for s in (1000, 1001)]
+    row = [make_record("proportional", s, {"a": 0.8}) for s in range(10)]
+    rival = [make_record("proportional", s, {"a": 0.4}, lr=2e-3).model_copy(update=LATER) for s in range(20)]
+    for r in (*grid, *row, *rival):
+        write_run(r, tmp_path)
+    (section,) = sections(gather([tmp_path]))
+    found = {(r.first.identity.lr, r.tuning): r for r in section.rows}
+    assert found[1e-3, False].is_reference
+    assert (len(found[1e-3, False].runs), len(found[2e-3, False].runs)) == (10, 20)
+    assert found[2e-3, False].difference.value == pytest.approx(-0.4)
+
+
 def test_a_rate_without_seeds_of_its_own_is_not_chosen(tmp_path):
     """The others' seeds make up all of its own: the row with most seeds would be left without a run."""
     for lr, seeds in ((1e-3, (1, 2)), (2e-3, (1,)), (4e-3, (2,))):

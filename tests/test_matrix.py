@@ -168,7 +168,10 @@ def test_the_study_of_selectors_is_what_it_says():
     )
     assert (len(drafts), len(tuned)) == (240, 72)
     # All choose a quarter of the same pool, and whoever asks for anchors sees as many.
-    made = [(d.request.strategy, registry.resolve(d.request.strategy).build(d.request.options).hyperparameters) for d in drafts]
+    made = [
+        (d.request.strategy, registry.resolve(d.request.strategy).build(d.request.options).hyperparameters)
+        for d in drafts
+    ]
     assert {(h["pool"], h["ratio"]) for name, h in made if name != "proportional"} == {(4, 0.25)}
     assert {h["anchors"] for name, h in made if name in ("partitionsel", "greats")} == {4}
     assert {d.request.lr for d in drafts} == {8e-4}
