@@ -18,6 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness import ranks
 from harness.lmtasks import max_new_tokens, positions, without_room
 from harness.paths import digest
 from harness.suite import Suite
@@ -85,9 +86,7 @@ class HF:
         import_module("lm_eval.models.huggingface")
 
     def settings(self, folder: Path, suite: Suite) -> dict[str, Any]:
-        import torch
-
-        cuda = torch.cuda.is_available() and os.environ.get("HARNESS_DEVICE") != "cpu"
+        cuda = ranks.gpu()
         small = sum(p.stat().st_size for p in folder.glob("*.safetensors")) < 64e6
         return {
             "device": "cuda" if cuda else "cpu",

@@ -101,6 +101,8 @@ def submit(runs: tuple[Path, ...], results: Path, refutes: str | None, **elsewhe
             continue
         if not done.new:
             click.echo(f"harness: run {run.parent.name} is already submitted", err=True)
+        if done.doubts:
+            click.echo(f"harness: run {run.parent.name} is unofficial ({'; '.join(done.doubts)}): marked so", err=True)
         click.echo(str(done.path))
     sys.exit(int(refused))
 

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from harness import record
+from harness import ranks, record
 from harness.models import Model
 from harness.paths import digest
 from harness.suite import Suite
 
+HERE = Path(__file__).resolve().parent
 PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "lm_eval", "peft", "numpy", "safetensors")
 
 
-def describe(suite: Suite, model: Model, revisions: Mapping[str, str | None], ranks: int = 1) -> record.Environment:
-    """The environment of this process, one of `ranks`; `revisions` are those of the data sets as they were read."""
+def describe(
+    suite: Suite, model: Model, revisions: Mapping[str, str | None], begun: record.Git, size: int = 1
+) -> record.Environment:
+    """The environment of this process, one of `size` ranks. `revisions` are those of the data sets as they were read,
+    `begun` the clone as it was when the run began.
+    """
     import torch
 
-    gpu = torch.cuda.is_available() and os.environ.get("HARNESS_DEVICE") != "cpu"
-    device = torch.cuda.get_device_name(0) if gpu else f"cpu ({platform.machine()})"
+    device = torch.cuda.get_device_name(0) if ranks.gpu() else f"cpu ({platform.machine()})"
     return record.Environment(
-        git=git(Path(__file__).resolve().parent),
+        git=since(begun),
         packages={name: importlib.metadata.version(name) for name in PACKAGES},
         python=platform.python_version(),
         device=device,
         threads=torch.get_num_threads(),
-        ranks=ranks if ranks > 1 else None,
+        ranks=size if size > 1 else None,
         model_revision=model.revision,
         data_revisions=suite.hubs | dict(revisions),
         template_sha256=suite.template_sha256,
@@ -50,7 +53,22 @@ def arithmetic() -> str:
     )[:8]
 
 
-def git(folder: Path) -> record.Git:
+def since(begun: record.Git) -> record.Git:
+    """The commit of the clone at a run's begin: dirty unless it was clean then and is now, at the same commit.
+
+    A person who commits, or undoes an edit, while a run computes does not change what it has computed.
+    """
+    now = git()
+    dirty = ever_dirty(begun, now)
+    return record.Git(commit=begun.commit, dirty=None if dirty is None else dirty or begun.commit != now.commit)
+
+
+def ever_dirty(*states: record.Git) -> bool | None:
+    """Whether the clone was dirty in any of these states; None where one is not known."""
+    return None if None in (s.dirty for s in states) else any(s.dirty for s in states)
+
+
+def git(folder: Path = HERE) -> record.Git:
     """Commit and dirtiness of the clone that this package runs from; both None when it is installed from a wheel."""
 
     def ask(*args: str) -> str | None:

@@ -40,7 +40,7 @@ class LoadedModel:
         checkpointing: bool = False,
         bf16_moments: bool = False,
     ) -> None:
-        if not torch.cuda.is_available() or os.environ.get("HARNESS_DEVICE") == "cpu":
+        if not ranks.gpu():
             torch.set_num_threads(int(os.environ.get("HARNESS_THREADS") or torch.get_num_threads()))
             self.accelerator = Accelerator(cpu=True, mixed_precision="no")
         else:

@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from harness import ranks
 from harness.core import Progress
 from harness.errors import HarnessError
 from harness.executor import Report
@@ -61,10 +62,7 @@ class End:
 
 def context() -> Any:
     """How this machine starts the processes of cells; every process of one matrix in the same way."""
-    import torch
-
-    cpu = os.environ.get("HARNESS_DEVICE") == "cpu" or not torch.cuda.is_available()
-    if sys.platform != "linux" or not cpu:
+    if sys.platform != "linux" or ranks.gpu():
         return multiprocessing.get_context("spawn")
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(PRELOAD)

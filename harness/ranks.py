@@ -55,6 +55,13 @@ def main() -> bool:
     return _world.rank == 0
 
 
+def gpu() -> bool:
+    """Whether this process computes on a GPU: there is one, and HARNESS_DEVICE=cpu does not leave it alone."""
+    import torch
+
+    return os.environ.get("HARNESS_DEVICE") != "cpu" and torch.cuda.is_available()
+
+
 def number() -> int:
     """This process' rank, from 0."""
     return _world.rank
@@ -186,8 +193,7 @@ def together() -> Iterator[None]:
     from torch.distributed.rendezvous import rendezvous
 
     limit = timedelta(seconds=float(os.environ.get("HARNESS_RANKS_SECONDS", SECONDS)))
-    gpu = torch.cuda.is_available() and os.environ.get("HARNESS_DEVICE") != "cpu"
-    if gpu:
+    if gpu():
         there, place = torch.cuda.device_count(), int(os.environ["LOCAL_RANK"])
         if place >= there:
             raise HarnessError(f"LOCAL_RANK={place}, but this process sees {there} GPUs; expected one for each rank")
@@ -195,8 +201,8 @@ def together() -> Iterator[None]:
     store, rank, size = next(iter(rendezvous("env://", timeout=limit)))
     store.set_timeout(limit)
     dist.Backend.register_backend(GLOO, _gloo, devices=["cpu"])
-    dist.init_process_group("nccl" if gpu else GLOO, store=store, rank=rank, world_size=size, timeout=limit)
-    host = dist.new_group(backend=GLOO, timeout=limit) if gpu else None
+    dist.init_process_group("nccl" if gpu() else GLOO, store=store, rank=rank, world_size=size, timeout=limit)
+    host = dist.new_group(backend=GLOO, timeout=limit) if gpu() else None
     _world.rank, _world.host, _world.store = rank, host, store
     _world.count = _world.size = size
     _listen()

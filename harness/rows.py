@@ -178,17 +178,30 @@ class Row:
         Another processor adds in another order, so that no repetition there has the same answers. Of fewer than three
         seeds nothing is known, and nothing is excused.
         """
-        disputed = next((r for r in self.runs if r.id == d.refutes), None)
+        disputed = self.disputed(d)
         if disputed is None or len(self.runs) < 3:
             return False
         flops = d.record.total_model_flops / max(1, disputed.total_model_flops)
         limit = float(t_quantile(len(self.runs) - 1, 0.01)) * math.sqrt(2) * stdev([r.macro for r in self.runs])
         return abs(flops - 1) <= 0.05 and abs(d.record.macro - disputed.macro) <= limit
 
+    def disputed(self, d: Refutation) -> Record | None:
+        """The run of the row that a repetition disputes."""
+        return next((r for r in self.runs if r.id == d.refutes), None)
+
+    def other_code(self, d: Refutation) -> bool:
+        """Whether the strategy's source was another one: that tells of a mended or a broken file, not of this result."""
+        disputed = self.disputed(d)
+        return disputed is not None and disputed.identity.source_sha256 != d.record.identity.source_sha256
+
+    def refutes(self, d: Refutation) -> bool:
+        """Whether a repetition by the same code came out differently by more than seeds do."""
+        return not self.other_code(d) and not self.reproduces(d)
+
     @property
     def refuted(self) -> int:
-        """How many repetitions came out differently by more than seeds do."""
-        return sum(not self.reproduces(d) for d in self.disputes)
+        """How many repetitions refute their run."""
+        return sum(map(self.refutes, self.disputes))
 
     @property
     def ranked(self) -> bool:

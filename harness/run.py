@@ -21,7 +21,7 @@ from harness.journal import Journal
 from harness.ledger import Entry, Ledger, billed, by_phase
 from harness.paths import digest, file_digest, write_atomic
 from harness.request import Plan
-from harness.rundir import durable_point, finished, locked, settings
+from harness.rundir import code, durable_point, finished, locked, settings
 from harness.trail import Trail
 
 
@@ -58,7 +58,7 @@ def execute(
         (folder / "record.json").unlink(missing_ok=True)
         write_atomic(folder / "config.yaml", yaml.safe_dump(settings(plan), sort_keys=False))
         try:
-            return _Run(plan, watch, say, durable.agreed(point)).go()
+            return _Run(plan, watch, say, durable.agreed(point), code(folder, point is not None)).go()
         except Exception as error:
             if disk_is_full(error):
                 raise RunFailed(
@@ -76,6 +76,7 @@ class _Run:
         watch: Callable[[Progress], None] | None,
         say: Callable[[str], None],
         point: durable.Point | None,
+        code: record.Git | None = None,
     ) -> None:
         self.plan, self.watch, self.say, self.point = plan, watch, say, point
         self.folder = plan.folder
@@ -86,6 +87,7 @@ class _Run:
         self.base: dict[str, float] = {}
         self.weights: str | None = None
         self.ranks = ranks.count()
+        self.code = code or environment.git()
         self.service: Any = None
 
     def go(self) -> Path:
@@ -194,7 +196,7 @@ class _Run:
         data = dict(plan.identity.data_sha256)
         if "test_sha256" in self.score:
             data["test"] = self.score["test_sha256"]
-        env = environment.describe(plan.suite, plan.model, plan.revisions, self.ranks)
+        env = environment.describe(plan.suite, plan.model, plan.revisions, self.code, self.ranks)
         made = record.Record(
             schema_version=record.SCHEMA_VERSION,
             rules_version=RULES_VERSION,

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from harness import durable, ranks, record
+from harness import durable, environment, ranks, record
 from harness.errors import HarnessError, RunFailed
+from harness.paths import write_atomic
 from harness.request import Plan
 
 
@@ -79,6 +80,16 @@ def durable_point(plan: Plan, say: Callable[[str], None]) -> durable.Point | Non
     for name in ("journal.jsonl", "ledger.jsonl"):
         (folder / name).unlink(missing_ok=True)
     return None
+
+
+def code(folder: Path, resumed: bool) -> record.Git:
+    """The clone that the run is made from, now that it begins; of one that goes on, dirty if it ever was."""
+    path, now = folder / "code.json", environment.git()
+    if resumed and path.exists():
+        before = record.Git.model_validate_json(path.read_text(encoding="utf-8"))
+        now = record.Git(commit=now.commit, dirty=environment.ever_dirty(before, now))
+    write_atomic(path, now.model_dump_json() + "\n")
+    return now
 
 
 def settings(plan: Plan) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from harness import stock
+from harness import ranks, stock
 from harness.errors import HarnessError, RunFailed
 from harness.interpreter import Interpreter, vllm_interpreter
 from harness.paths import digest, file_digest, write_atomic
@@ -127,7 +127,7 @@ class Service:
         self._processes: dict[str, _Process] = {}
 
     def _choose(self, vllm_python: Path | None) -> str:
-        if self.asked == "hf" or (self.asked == "auto" and not _gpu()):
+        if self.asked == "hf" or (self.asked == "auto" and not ranks.gpu()):
             return "hf"
         try:
             self._interpreters["vllm"] = vllm_interpreter(vllm_python)
@@ -256,9 +256,3 @@ def score(
 def checkpoint_digest(folder: Path) -> str:
     """Digest of a checkpoint's weights, configuration and tokenizer."""
     return digest({p.name: file_digest(p) for p in sorted(folder.iterdir()) if p.suffix in KINDS})
-
-
-def _gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available() and os.environ.get("HARNESS_DEVICE") != "cpu"

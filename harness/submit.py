@@ -31,10 +31,11 @@ class Refused(HarnessError):
 
 @dataclass(frozen=True)
 class Submission:
-    """Where a run's record lies now; `new` is False where the same one was there already."""
+    """Where a run's record lies now; `new` is False where the same one was there already. `doubts`: why it is unofficial."""
 
     path: Path
     new: bool
+    doubts: tuple[str, ...] = ()
 
 
 def submit(run: Path, results: Path, refutes: str | None = None) -> Submission:
@@ -49,9 +50,10 @@ def submit(run: Path, results: Path, refutes: str | None = None) -> Submission:
     if items is None:
         raise HarnessError(f"run {str(run)!r} has no items/; expected the folder of a run")
     clean = scrubbed(record)
+    doubts = () if clean.official else tuple(clean.doubts) or ("its record says so",)
     target = place(clean, results, refutes)
     if target.is_file() and _body(target, refutes) == clean.model_dump(mode="json"):
-        return Submission(target, False)
+        return Submission(target, False, doubts)
     if target.is_file():
         raise HarnessError(
             f"{target} holds another record of run {record.id}; a repetition that came out differently is a refutation: "
@@ -77,7 +79,7 @@ def submit(run: Path, results: Path, refutes: str | None = None) -> Submission:
                 for folder in path.parents[: len(path.relative_to(results).parts) - 1]:
                     folder.rmdir()
         raise
-    return Submission(target, True)
+    return Submission(target, True, doubts)
 
 
 def place(record: Record, results: Path, refutes: str | None = None) -> Path:

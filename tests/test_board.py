@@ -286,6 +286,22 @@ def test_a_refutation_stands_on_the_row_that_it_disputes(folder, tmp_path):
     assert "Refuted: the same run" in (tmp_path / "out" / "runs" / f"{disputed.id}.html").read_text()
 
 
+def test_a_repetition_by_changed_code_refutes_nothing_and_says_so(tmp_path):
+    disputed, right = worlds.make_run("uniform", 0, 0.7, n=40)
+    again, _ = worlds.make_run("uniform", 0, 0.1, n=40)
+    again = again.model_copy(update={"identity": again.identity.model_copy(update={"source_sha256": "b" * 64})})
+    path = worlds.write_run(disputed, right, tmp_path)
+    (path.parent / name(again, disputed.id)).write_text(Refutation(refutes=disputed.id, record=again).model_dump_json())
+    (row,) = sections(gather([tmp_path]))[0].rows
+    assert (len(row.disputes), row.refuted) == (1, 0)
+    index = build([tmp_path], tmp_path / "out").read_text()
+    assert "1 repeated" in index
+    assert "another version of the strategy" in index
+    page = (tmp_path / "out" / "runs" / f"{disputed.id}.html").read_text()
+    assert "source bbbbbbbb, not" in page
+    assert "Refuted" not in page
+
+
 def test_downloads_hold_the_numbers_of_the_table_in_three_formats(folder, tmp_path):
     build([folder / "results"], tmp_path)
     (section,) = sections(gather([folder / "results"]))

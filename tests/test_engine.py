@@ -159,7 +159,7 @@ def test_a_record_names_the_device_that_was_used(toy, tiny, tmp_path, monkeypatc
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "a GPU")
 
     def device():
-        return environment.describe(plan.suite, plan.model, plan.revisions).device
+        return environment.describe(plan.suite, plan.model, plan.revisions, environment.git()).device
 
     monkeypatch.setenv("HARNESS_DEVICE", "cpu")
     assert device().startswith("cpu")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import environment, gate, interpreter, invariants, lmtasks, record, request, run, score, show, stock
+from harness import environment, gate, interpreter, invariants, lmtasks, ranks, record, request, run, score, show, stock
 from harness.data import Row
 from harness.errors import HarnessError, RunFailed
 from harness.suite import load_suite
@@ -90,10 +90,10 @@ def test_an_interpreter_without_vllm_is_named(monkeypatch):
 
 
 def test_auto_takes_vllm_where_it_and_a_gpu_are(monkeypatch):
-    monkeypatch.setattr(score, "_gpu", lambda: False)
+    monkeypatch.setattr(ranks, "gpu", lambda: False)
     monkeypatch.setattr(interpreter, "_versions", lambda python: ("0.32.0", "0.4.13"))
     assert score.Service("auto").backend == "hf"
-    monkeypatch.setattr(score, "_gpu", lambda: True)
+    monkeypatch.setattr(ranks, "gpu", lambda: True)
     assert score.Service("auto").backend == "vllm"
     monkeypatch.setattr(interpreter, "_versions", lambda python: (None, "0.4.13"))
     without = score.Service("auto")
@@ -192,7 +192,7 @@ def test_without_auto_nothing_falls_back(ends, message, tiny, tmp_path, monkeypa
 
 def test_auto_scores_with_hf_where_vllms_environment_lacks_the_suites_scorer(bare, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(score, "_Process", Process)
-    monkeypatch.setattr(score, "_gpu", lambda: True)
+    monkeypatch.setattr(ranks, "gpu", lambda: True)
     monkeypatch.setattr(score, "vllm_interpreter", lambda asked: bare)
     Process.ends = [{"end": "failed", "why": "it was asked"}]
     said = []

@@ -81,6 +81,17 @@ def test_twice_is_once_and_says_so(run, tmp_path):
     assert {p: (tmp_path / "r" / p).read_bytes() for p in files(tmp_path / "r")} == before
 
 
+def test_an_unofficial_run_is_taken_and_said_to_be_one(good, run, tmp_path):
+    assert "unofficial" not in call(run, "--results", tmp_path / "r")[2]
+    git = good[0].environment.git.model_copy(update={"dirty": True})
+    environment = good[0].environment.model_copy(update={"git": git})
+    made = good[0].model_copy(update={"environment": environment, "official": False})
+    folder = write_whole_run(made, good[1], tmp_path / "other")
+    status, out, err = call(folder, "--results", tmp_path / "q")
+    assert (status, out.strip().endswith(".json")) == (0, True)
+    assert f"run {folder.name} is unofficial (the harness is of no clean commit)" in err
+
+
 def test_the_packed_items_are_the_same_bytes_anywhere(good, run, tmp_path):
     one, two = (submit(run, tmp_path / name).path for name in ("a", "b"))
     assert (

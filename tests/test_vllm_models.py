@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness import score
+from harness import ranks, score
 from harness.paths import asset
 from tests.conftest import make_model
 from tests.engines import harness, items
@@ -24,7 +24,7 @@ def test_an_engine_that_does_not_start_is_one_line_and_auto_scores_with_hf(toy, 
     line = refused.stderr.strip().splitlines()[-1]
     assert line.startswith("harness: scoring failed: vLLM did not start: ")
     assert "(--scorer hf scores without it)" in line
-    monkeypatch.setattr(score, "_gpu", lambda: True)
+    monkeypatch.setattr(ranks, "gpu", lambda: True)
     said = []
     with score.Service("auto", say=said.append) as service:
         assert service.backend == "vllm"
