@@ -33,6 +33,7 @@ class Campaign:
     limit: int | None = None
     mirror: Path | None = None
     runs: Path = Path("runs")
+    results: Path | None = None
     executor: str = "local"
     jobs: int | None = None
     ray_address: str | None = None
@@ -48,7 +49,7 @@ class Campaign:
         executor = None if self.shape is not None or (self.as_json and not self.yes) else self._executor()
         if self.file is None and self.strategies is None:
             raise HarnessError("matrix: give FILE.yaml, or --strategies NAME,NAME")
-        matrix = build(self.file, self._given(), Request(mirror=self.mirror, runs=self.runs))
+        matrix = build(self.file, self._given(), Request(mirror=self.mirror, runs=self.runs), self.results)
         study.check_against(matrix.cells, self.against)
         if executor is None:  # only looked at
             self._print(matrix, {})

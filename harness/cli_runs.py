@@ -106,6 +106,7 @@ def plan(options: tuple[str, ...], mfu: float, as_json: bool, **values: Any) -> 
 @option("--limit", default=None, type=int, help="rows a task and split; makes the records unofficial")
 @option("--mirror", default=None, type=DIRECTORY, help="look in DIR/models and DIR/datasets before the hub")
 @option("--runs", default=Path("runs"), show_default=True, type=DIRECTORY)
+@option("--results", default=Path("results"), show_default=True, type=DIRECTORY, help="its records are done, too")
 @option("--executor", default="local", show_default=True, type=click.Choice(["local", "ray"]))
 @option(
     "--jobs",

@@ -1,7 +1,7 @@
 """A matrix of runs - strategies x options x modes x suites x models x LRs x budgets x seeds - planned cell by cell.
 
 Each cell is one ordinary run with the identity, and so the run directory, that `harness run` would give it: a finished
-record means "already done".
+record means "already done", and so does one that was submitted.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ from harness.paths import canonical
 from harness.plan import MFU, gpu_hours
 from harness.request import Plan, Request, prepare, vary
 from harness.rundir import finished
+from harness.submit import submitted
 from harness.suite import load_suite
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the matrix. `entry` names its row in tables; `tuning`: its LR comes from the suite's grid."""
+    """One run of the matrix. `entry` names its row in tables; `tuning`: its LR comes from the suite's grid; `results`:
+    the folder of submitted records.
+    """
 
     entry: str
     tuning: bool
     plan: Plan
+    results: Path | None = None
 
     @property
     def id(self) -> str:
@@ -45,8 +49,13 @@ class Cell:
 
     @property
     def record(self) -> Path | None:
-        """The record of a run that ended well."""
-        return finished(self.plan)
+        """The record of a run that ended well, here or submitted."""
+        return finished(self.plan) or self.submitted
+
+    @property
+    def submitted(self) -> Path | None:
+        """Its record among the submitted ones."""
+        return submitted(self.plan.identity, self.id, self.results) if self.results is not None else None
 
     @property
     def state(self) -> str:
@@ -70,12 +79,12 @@ class Matrix:
     skipped: tuple[str, ...]
 
 
-def build(file: Path | None, given: Spec, common: Request) -> Matrix:
+def build(file: Path | None, given: Spec, common: Request, results: Path | None = None) -> Matrix:
     """The matrix of a file, of options, or of both; see docs/matrix.md. Raises HarnessError for what is wrong."""
-    return _resolve(drafts(file, given, common))
+    return _resolve(drafts(file, given, common), results)
 
 
-def _resolve(drafts: Sequence[Draft]) -> Matrix:
+def _resolve(drafts: Sequence[Draft], results: Path | None) -> Matrix:
     """Every draft as the run that it is; what workloads share is read once. Two drafts of one run are one cell."""
     first: dict[str, Plan] = {}
     cells: dict[str, Cell] = {}
@@ -93,7 +102,7 @@ def _resolve(drafts: Sequence[Draft]) -> Matrix:
         except HarnessError as error:
             raise HarnessError(f"{draft.where}: {error}") from None
         first.setdefault(key, plan)
-        cells.setdefault(plan.id, Cell(draft.entry, draft.tuning, plan))
+        cells.setdefault(plan.id, Cell(draft.entry, draft.tuning, plan, results))
     return Matrix(tuple(cells.values()), tuple(skipped))
 
 
@@ -106,6 +115,9 @@ def outlook(cells: Sequence[Cell], jobs: int) -> dict[str, Any]:
     return {
         "cells": len(cells),
         **{state: states.count(state) for state in ("done", "interrupted", "failed", "missing")},
+        "submitted": sum(
+            finished(cell.plan) is None and state == "done" for cell, state in zip(cells, states, strict=True)
+        ),
         "flops": flops,
         "gpu_hours": {name: row["max"] for name, row in gpu_hours({"max": flops}, MFU)["hours"].items()},
         # A run keeps its final weights; while it goes on, its snapshot and checkpoints take a few times as much.

@@ -27,6 +27,8 @@ def plan(matrix: Matrix, found: dict[str, Any], capacity: str) -> None:
     console = Console(stderr=True, highlight=False)
     todo = found["cells"] - found["done"]
     states = {"done": "done", "interrupted": "to go on", "failed": "to try again", "missing": "to start"}
+    if found["submitted"]:
+        states["done"] += f" ({found['submitted']} of them submitted)"
     parts = [f"{found[state]} {said}" for state, said in states.items() if found[state]]
     _say(console, f"{found['cells']} runs: {', '.join(parts)}")
     for line in matrix.skipped:

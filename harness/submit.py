@@ -15,7 +15,7 @@ from harness.errors import HarnessError
 from harness.items import Items, beside, load, pack
 from harness.paths import write_atomic
 from harness.privacy import scrub
-from harness.record import Record, read
+from harness.record import Identity, Record, read
 from harness.verify import parse, problems, records
 
 
@@ -84,12 +84,24 @@ def submit(run: Path, results: Path, refutes: str | None = None) -> Submission:
 
 def place(record: Record, results: Path, refutes: str | None = None) -> Path:
     """`<suite>/<model>/<strategy>/<seed>-<id8>.json`, or the name of a refutation of that record."""
-    i = record.identity
+    path = _path(record.identity, record.id, results)
+    return path if refutes is None else path.with_name(refutation.name(record, refutes))
+
+
+def submitted(identity: Identity, id_: str, results: Path) -> Path | None:
+    """The record of that run in a results folder, if it is there."""
+    try:
+        path = _path(identity, id_, results)
+        return path if read(path).id == id_ else None
+    except HarnessError:
+        return None
+
+
+def _path(i: Identity, id_: str, results: Path) -> Path:
     parts = [i.suite, *i.model.split("/"), i.strategy]
     if any(part in ("", ".", "..") or part != Path(part).name for part in parts):
-        raise HarnessError(f"run {record.id}: its suite, model or strategy is no name for a folder")
-    name = f"{i.seed}-{record.id[:8]}.json" if refutes is None else refutation.name(record, refutes)
-    return results.joinpath(*parts) / name
+        raise HarnessError(f"run {id_}: its suite, model or strategy is no name for a folder")
+    return results.joinpath(*parts) / f"{i.seed}-{id_[:8]}.json"
 
 
 def scrubbed(record: Record) -> Record:

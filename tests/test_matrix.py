@@ -13,7 +13,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from harness import axes, executor, matrix, matrix_view, process, record, registry, study, study_view, workers
+from harness import axes, executor, matrix, matrix_view, process, record, registry, study, study_view, submit, workers
 from harness.compare import compare
 from harness.errors import HarnessError
 from harness.panel import Panel
@@ -21,7 +21,7 @@ from harness.request import Request, prepare
 from harness.suite import load_suite
 from tests.conftest import ROOT
 from tests.matrices import STRATEGY, by_id, comparable, free, go, matrix_file, start, until
-from tests.records import make_record, pocket_run, write_run, write_whole_run
+from tests.records import make_record, pocket_run, write_result, write_run, write_whole_run
 
 
 @pytest.fixture
@@ -225,6 +225,24 @@ def test_only_what_is_missing_is_run_and_a_cell_is_what_harness_run_makes(write,
     again = go(tmp_path, "matrix", path, "--seeds", "0-1")
     assert again.returncode == 0, "nothing to do needs no --yes"
     assert "uniform" in again.stdout
+
+
+def test_submitted_records_are_done_and_make_the_table(write, tmp_path):
+    """As in a clone of the repository, which has results/ and no runs/."""
+    path, results = write("uniform", seeds="0-2"), tmp_path / "results"
+    first, second, third = matrix.build(path, {}, Request(runs=tmp_path / "runs"), results).cells
+    assert (first.state, first.record) == ("missing", None)
+    for cell, skill in ((first, 0.25), (second, 0.75)):
+        made = make_record("uniform", cell.request.seed, {"a": skill})
+        write_result(made.model_copy(update={"id": cell.id, "identity": cell.plan.identity}), results)
+    assert [c.state for c in (first, second, third)] == ["done", "done", "missing"]
+    assert first.record == submit.submitted(first.plan.identity, first.id, results)
+    found = matrix.outlook((first, second, third), 1)
+    assert (found["done"], found["submitted"], found["missing"]) == (2, 2, 1)
+    (row,) = study.rows((first, second, third))
+    assert (row.asked, len(row.records), row.score.value) == (3, 2, pytest.approx(0.5))
+    assert submit.submitted(first.plan.identity, "f" * 16, results) is None, "another run's file"
+    assert build(path, tmp_path / "runs").cells[0].state == "missing", "not asked for"
 
 
 def test_failures_take_no_other_cell_along_and_a_killed_one_goes_on(write, tmp_path):
