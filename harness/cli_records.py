@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,8 @@ def export(paths: tuple[Path, ...], out: Path, organization: str, relation: str)
 @option("--out", default=Path("dist"), show_default=True, type=DIRECTORY)
 def site(results: Path, runs: Path, out: Path) -> None:
     """Render the leaderboard from records into plain files."""
+    # Pages are shared out among processes; threads of numpy's in each would wait for each other (a third of all CPU time).
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from harness.publish import build
 
     click.echo(str(build([results, runs], out)))

@@ -76,7 +76,7 @@ class _Blocks:
         """a - b over these seeds, its standard error, degrees of freedom, and the two-sided p."""
         rows, found, widen = self.of(seeds)
         i, j = rows.index(a), rows.index(b)
-        value = float(found.macro[i].mean() - found.macro[j].mean())
+        value = float(found.means[i] - found.means[j])
         error, df = widen * float(np.sqrt(found.variance[i, j])), float(found.freedom[i, j])
         return value, error, df, float(t_tail(abs(value) / error, df)) if error else float(value == 0)
 

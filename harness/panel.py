@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -83,11 +84,16 @@ class Components:
     noise: Array
     prior: Prior
 
-    @property
+    @cached_property
+    def means(self) -> Array:
+        """[S] over seeds."""
+        return np.asarray(self.macro.mean(1))
+
+    @cached_property
     def variance(self) -> Array:
         return self.seed + self.item
 
-    @property
+    @cached_property
     def freedom(self) -> Array:
         """Degrees of freedom of `variance` (Satterthwaite): items are many, so theirs are not counted."""
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -119,9 +125,11 @@ def components(correct: Array, task: Array) -> Components:
     means = np.zeros((n_strategies, n_seeds))
     items = noise = np.zeros((n_strategies, n_strategies))
     floor = 0.0
-    for t in range(tasks):
-        y = correct[:, :, task == t].astype(np.float64)
-        n = y.shape[2]
+    sizes = np.bincount(task)
+    ends = np.cumsum(sizes)
+    sorted_by_task = correct if (np.diff(task) >= 0).all() else correct[:, :, np.argsort(task, kind="stable")]
+    for n, end in zip(sizes.tolist(), ends.tolist(), strict=True):
+        y = sorted_by_task[:, :, end - n : end].astype(np.float64)
         by_item, by_seed = y.mean(1), y.mean(2)
         means += by_seed / tasks
         centre = by_item.mean(1, keepdims=True)
