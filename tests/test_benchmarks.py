@@ -8,9 +8,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from benchmarks import throughput
+from benchmarks import selection_conflicts, throughput
 from benchmarks.throughput_peers import Turns, available
+from harness import record
 from tests.conftest import ROOT
+from tests.records import make_record
 
 
 class Pipe:
@@ -105,3 +107,18 @@ def test_what_the_script_lacks_is_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "has no pydantic, peft;" in done.stderr
+
+
+def test_a_runs_conflicts_weigh_each_line_by_its_selections():
+    """Two selections of 4 with 10 conflicts each, then one with 40: 20 a selection."""
+    lines = [
+        {"conflicts": 10, "random_conflicts": 20, "overlap": 0.5, "tasks": [6, 2]},
+        {"conflicts": 40, "random_conflicts": 20, "overlap": 0.2, "tasks": [0, 4]},
+    ]
+    made = make_record("partitionsel")
+    events = [record.Event(billed_flops=k, verb="log", note="selection", data=line) for k, line in enumerate(lines)]
+    found = selection_conflicts.of_run(made.model_copy(update={"events": events}))
+    assert found == pytest.approx(
+        {"conflicts": 20, "random_conflicts": 20, "ratio": 1.0, "overlap": 0.4, "largest": 0.5}
+    )
+    assert selection_conflicts.of_run(made) == {}
