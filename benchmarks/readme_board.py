@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 from harness.board import sections
 from harness.gather import gather
-from harness.publish import picture
+from harness.publish import pictures
 from harness.rows import Row, Section
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- board: benchmarks/readme_board.py -->", "<!-- end of board -->"
+GAP = 24  # pixels between the pictures
 SUITE, TOP = "pocket", 12
 GREY = "#77808a"  # reads on light and on dark pages, as do the series
 SERIES = [GREY, "#2f81f7", "#d9661f", "#1a9b76", "#c2559c", "#a8891a", "#8767e0"]
@@ -36,8 +38,10 @@ def markdown(s: Section) -> str:
         *(_line(row) for row in rows[:TOP]),
         "",
         "Rows of one number are not told apart by all pairwise tests together (Holm, 5 %). All rows and runs: `harness site`.",
+        "In the picture: entries at 1x with 95 % intervals, and scores at all budgets against what was billed; "
+        "hollow marks lack seeds.",
         "",
-        "![Score against all FLOPs that a strategy caused](docs/board.svg)",
+        "![Scores at 1x with their intervals, and score against all FLOPs that a strategy caused](docs/board.svg)",
     ]
     return "\n".join(lines)
 
@@ -56,8 +60,16 @@ def svg(s: Section) -> str:
     """The board's picture to stand alone, with colours and letters of its own."""
     colours = ";".join(f"--series-{k}:{colour}" for k, colour in enumerate(SERIES, 1))
     style = f"<style>svg{{{colours}}}text{{font-family:system-ui,sans-serif}}</style>"
-    head, rest = str(picture(s)).split(">", 1)
-    return f'{head} color="{GREY}">{style}{rest}\n'
+    made, sizes = [str(part) for part in pictures(s)], []
+    for part in made:
+        found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', part)
+        assert found
+        sizes.append((float(found[1]), float(found[2])))
+    width, height = sum(w for w, _ in sizes) + GAP * (len(made) - 1), max(h for _, h in sizes)
+    lefts = [sum(w for w, _ in sizes[:k]) + GAP * k for k in range(len(made))]
+    inside = "".join(part.replace("<svg ", f'<svg x="{x:g}" ', 1) for part, x in zip(made, lefts, strict=True))
+    size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} color="{GREY}">{style}{inside}</svg>\n'
 
 
 def written(readme: str, block: str) -> str:

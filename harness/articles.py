@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from markdown_it import MarkdownIt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -17,6 +17,8 @@ from pygments.lexers import PythonLexer
 from harness.paths import asset, document
 
 ARXIV = re.compile(r"\barXiv[ :]?(\d{4}\.\d{4,5})", re.IGNORECASE)
+CITED = re.compile(rf" \((?:{ARXIV.pattern}(?:, )?)+\)", re.IGNORECASE)
+DEVIATIONS = re.compile(r"(?=\bDeviations\b)")
 DOCUMENTS = {
     "rules": "docs/rules.md",
     "statistics": "docs/statistics.md",
@@ -26,6 +28,7 @@ DOCUMENTS = {
     "contributing": "CONTRIBUTING.md",
 }
 LINK = re.compile(r'href="(?!https?:)(?:[^"#]*/)?([A-Za-z]+)\.md(#[^"]*)?"')
+NAMED = re.compile(r'(<a href="([a-z]+)\.html[^"]*">)[\w./-]+\.md(?=</a>)')
 AWAY = re.compile(r'<a href="(?!https?:|[a-z]+\.html|#)[^"]*">(.*?)</a>', re.DOTALL)
 
 
@@ -41,6 +44,11 @@ class Source:
     code: Markup | str = ""
     lines: int = 0
 
+    @property
+    def brief(self) -> str:
+        """What it does without the papers, where these have a column of their own."""
+        return CITED.sub("", self.summary)
+
 
 @cache
 def source(name: str) -> Source | None:
@@ -53,12 +61,13 @@ def source(name: str) -> Source | None:
     docs = [ast.get_docstring(tree) or ""]
     docs += [ast.get_docstring(n) or "" for n in tree.body if isinstance(n, ast.ClassDef)]
     whole = next((d for d in docs if d), "")
-    parts = [" ".join(p.split()) for p in whole.split("\n\n")]
-    text = [p for p in parts[1:] if not p.startswith("Deviations")]
-    deviations = next((p for p in parts if p.startswith("Deviations")), "")
+    split = [[" ".join(p.split()) for p in DEVIATIONS.split(part, maxsplit=1)] + [""] for part in whole.split("\n\n")]
+    before, after = [found[0] for found in split], [found[1] for found in split]
+    text = [p for p in before[1:] if p]
+    deviations = " ".join(p for p in after if p)
     papers = tuple(dict.fromkeys(ARXIV.findall("\n".join(docs))))
     shown = Markup(highlight(code, PythonLexer(), HtmlFormatter(nowrap=True)))
-    return Source(name, parts[0], tuple(text), deviations, papers, shown, code.count("\n"))
+    return Source(name, before[0], tuple(text), deviations, papers, shown, code.count("\n"))
 
 
 def builtin() -> list[str]:
@@ -74,13 +83,21 @@ def _document(path: Path) -> tuple[str, Markup] | None:
     if not path.is_file():
         return None
     text = path.read_text(encoding="utf-8")
-    title, _, body = text.partition("\n")
+    body = text.partition("\n")[2]
     html = MarkdownIt("commonmark", {"html": False}).enable("table").render(body)
     html = LINK.sub(lambda m: f'href="{_page(m[1])}{m[2] or ""}"' if _page(m[1]) else 'href=""', html)
+    html = NAMED.sub(
+        lambda m: m[1] + str(escape(_title(document(DOCUMENTS[m[2]])))), html
+    )  # by its title, not its file
     html = AWAY.sub(r"\1", html)  # a file of the repository that the site does not show stays a word
     html = html.replace("<table>", '<div class="wide" tabindex="0" role="region" aria-label="Table"><table>')
     html = html.replace("</table>", "</table></div>").replace("<th>", '<th scope="col">')
-    return title.lstrip("# "), Markup(html)
+    return _title(path), Markup(html)
+
+
+def _title(path: Path) -> str:
+    """A document's first line."""
+    return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") if path.is_file() else path.stem
 
 
 def _page(stem: str) -> str:

@@ -74,21 +74,61 @@ class Scale:
         return [left + (high if v > high else low if v < low else v) * per - low * per for v in values]
 
 
-def whisker(value: float, low: float | None, high: float | None, reach: float, label: str) -> Markup:
-    """A difference with its interval on an axis from -reach to reach: filled where the interval leaves out zero."""
+def readable(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Ends of an axis for these values and the intervals around them: all values, and of intervals what does not squeeze them.
+
+    An interval of two seeds can be fifty times as wide as the others. The axis reaches beyond the values by at most half of
+    what they span, or three times the half width that a quarter of the intervals do not exceed; what is wider runs out.
+    """
+    low, high = min(values), max(values)
+    halves = sorted((b - a) / 2 for a, b in intervals)
+    room = max((high - low) / 2, 3 * halves[(len(halves) - 1) // 4] if halves else 0.0)
+    left, right = min([low, *(a for a, _ in intervals)]), max([high, *(b for _, b in intervals)])
+    return max(left, low - room), min(right, high + room)
+
+
+def ticks(low: float, high: float, most: int) -> list[float]:
+    """At most so many round numbers from low to high, one step apart; the step is 1, 2 or 5 times a power of ten."""
+    rough = (high - low) / max(1, most - 1)
+    base = 10.0 ** math.floor(math.log10(rough)) if rough > 0 else 1.0
+    step = next(m * base for m in (1, 2, 5, 10) if m * base >= rough * (1 - 1e-9))
+    return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def arrow(tip: float, cross: float, forward: bool, upright: bool = False) -> str:
+    """Path data of a head whose tip is at an edge of the picture: what it ends does not end there."""
+    back = -6 if forward else 6
+    return f"M{cross:.1f} {tip:.1f}l-3.5 {back}h7Z" if upright else f"M{tip:.1f} {cross:.1f}l{back} -3.5v7Z"
+
+
+def whisker(value: float, low: float | None, high: float | None, span: tuple[float, float], label: str) -> Markup:
+    """A difference with its interval on an axis over `span`: filled where the interval leaves out zero.
+
+    Where the interval runs out of the axis it ends in an arrow.
+    """
     width, height = WHISKER
-    at = Scale(-reach, reach, 6, width - 6)
+    at = Scale(*span, 6, width - 6)
     middle = height / 2
     zero = f'<path class="zero" d="M{at(0):.1f} 1V{height - 1}"/>'
     bar = ""
     sure = low is not None and high is not None and (low > 0 or high < 0)
     if low is not None and high is not None:
         bar = f'<path class="whisk" d="M{at(low):.1f} {middle:.1f}H{at(high):.1f}"/>'
-        for end in (low, high):
-            if abs(end) <= reach:
+        for end, out, forward in ((low, low < span[0], False), (high, high > span[1], True)):
+            if out:
+                bar += f'<path class="out" d="{arrow(width if forward else 0, middle, forward)}"/>'
+            else:
                 bar += f'<path class="whisk" d="M{at(end):.1f} {middle - 3:.1f}v6"/>'
     dot = f'<circle class="{"sure" if sure else "open"}" cx="{at(value):.1f}" cy="{middle:.1f}" r="3.6"/>'
     return svg(WHISKER, label, zero, bar, dot, css="whisker")
+
+
+def whisker_axis(span: tuple[float, float], words: tuple[str, str], label: str) -> Markup:
+    """The numbers above a column of whiskers: both ends and zero."""
+    width, at = WHISKER[0], Scale(*span, 6, WHISKER[0] - 6)
+    zero = f'<text x="{at(0):.1f}" y="15" text-anchor="middle">0</text>'
+    ends = f'<text x="0" y="15">{escape(words[0])}</text><text x="{width}" y="15" text-anchor="end">{escape(words[1])}</text>'
+    return svg(WHISKER, label, zero, ends, css="whisker")
 
 
 def signed(value: float, reach: float, label: str) -> Markup:

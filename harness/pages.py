@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from harness import RULES_VERSION, __version__
-from harness.drawing import nice, whisker
+from harness.drawing import nice, readable, whisker, whisker_axis
 from harness.ledger import BESIDE, BILLED
 from harness.paths import asset
 from harness.plain import LONGEST, plain, slug
@@ -39,7 +40,8 @@ def templates() -> Environment:
         clip=lambda x, n=120: plain(x, n),
         data=lambda x: "" if x is None else f"{x:.6g}",
     )
-    made.globals.update(BILLED=BILLED, BESIDE=BESIDE, REFERENCE=REFERENCE, phase=phase, one=one, whisker=row_whisker)
+    made.globals.update(BILLED=BILLED, BESIDE=BESIDE, REFERENCE=REFERENCE, phase=phase, one=one)
+    made.globals.update(whisker=row_whisker, axis=axis, span=span)
     made.globals.update(
         version=__version__, rules=RULES_VERSION, short_device=short_device, long=lambda x: Markup(escape(x))
     )
@@ -93,27 +95,34 @@ def short_device(name: str) -> str:
     return plain(name, 40).removeprefix("NVIDIA ").removeprefix("AMD ")
 
 
-def reach(rows: Any) -> float:
-    """The axis that all differences of a table share: their intervals' ends, far ones cut."""
-    found = [d for row in rows if not row.is_reference and (d := row.difference)]
-    ends = sorted(
-        max(abs(d.low if d.low is not None else d.value), abs(d.high if d.high is not None else d.value)) for d in found
-    )
-    values = [abs(d.value) for d in found]
-    if not ends:
-        return 0.01
-    usual = ends[(3 * (len(ends) - 1)) // 4]
-    return max(nice(max(*values, min(ends[-1], 3 * usual)) if values else usual), 0.01)
+def span(rows: Iterable[Row]) -> tuple[float, float]:
+    """The axis that all differences of a table share, as fractions: zero, entries' differences, and of their intervals
+    what can be read.
+
+    Each side has at least a third of the other, so that its number has a place. No difference exceeds 100 points.
+    """
+    found = [d for row in rows if not (row.is_reference or row.tuning) and (d := row.difference)]
+    ends = [(d.low, d.high) for d in found if d.low is not None and d.high is not None]
+    low, high = readable([0.0, *(d.value for d in found)], ends)
+    wide = max(-low, high)
+    left, right = (nice(max(side, 0.01 if side == wide else max(wide, 0.01) / 3)) for side in (-low, high))
+    return -min(left, 1.0), min(right, 1.0)
 
 
-def row_whisker(row: Row, scale: float) -> Markup:
+def row_whisker(row: Row, ends: tuple[float, float]) -> Markup:
     d = row.difference
     if d is None or row.is_reference:
         return Markup()
     words = f"{100 * d.value:+.1f} points" + (
         "" if d.low is None else f", 95 % from {100 * d.low:+.1f} to {100 * (d.high or 0):+.1f}"
     )
-    return whisker(d.value, d.low, d.high, scale, words)
+    return whisker(d.value, d.low, d.high, ends, words)
+
+
+def axis(ends: tuple[float, float]) -> Markup:
+    """The head of a column of differences, in points."""
+    low, high = (f"{100 * e:+g}".replace("-", MINUS) for e in (round(ends[0], 4), round(ends[1], 4)))
+    return whisker_axis(ends, (low, high), f"Differences from {low} to {high} points")
 
 
 def command(r: Record) -> str:

@@ -1,8 +1,9 @@
-"""The board's picture, score against billed FLOPs, and performance profiles, as SVG. Colours are CSS variables of the page.
+"""The board's pictures as SVG: scores at one budget, score against billed FLOPs, and performance profiles.
 
-They read without colour: a shape or a dash per strategy and a label per entry, at its largest budget. Points of one budget
-would lie on top of each other, so they are set side by side; the exact FLOPs are in the table. Every mark says what it
-is in its `aria-label`, which the page's script shows when it is pointed at.
+Most entries have one budget, the same, so that their points would lie on top of each other: they stand in a list, best
+first, with their intervals. The second picture has every point where its bill puts it, and names those that were run at
+several budgets; the list says whose the other marks are. Every mark says what it is in its `aria-label`, which the page's
+script shows when it is pointed at.
 """
 
 from __future__ import annotations
@@ -10,108 +11,115 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup, escape
+
+from harness.drawing import Scale, ticks
+from harness.marks import (
+    COLOURS,
+    LETTER,
+    REFERENCE,
+    Glyph,
+    Point,
+    bar,
+    domain,
+    glyphs,
+    letters,
+    mark,
+    picture,
+    short,
+    text,
+)
 from harness.plain import plain
 
-WIDTH, HEIGHT = 640, 340  # pixels of the plot, without axes; higher where labels need it
-LEAST = 5.0  # percent of score that the y axis spans at least, lest noise look like a difference
+WIDTH, HEIGHT = 640, 340  # pixels of the profiles' plot, without axes
 LABEL = 15  # pixels from one label's line to the next
-COLOURS = [f"var(--series-{k})" for k in range(1, 8)]
-SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"]
-REFERENCE = "proportional"  # always the first colour and shape
+ROW = 19  # pixels from one entry of the list to the next
+MOST, MOST_BARS = 80, 12  # entries in the list, and lines of a plot that shows intervals; the table has all
+ASIDE = 8  # pixels from one mark to the next that would lie on it
+SIZES = 440, 480  # pixels of the two pictures' width
 
 
-AXIS = "billed FLOPs, in 1x budgets (logarithmic; points of one budget stand side by side)"
+def draw(points: Sequence[Point], base: float | None) -> list[Markup]:
+    """The list of the first budget, and score against FLOPs where these differ by a tenth at least.
 
-
-@dataclass(frozen=True)
-class Point:
-    """One row of the table. Scores and interval ends are fractions; `spent` is a multiple of the 1x budget."""
-
-    strategy: str
-    label: str
-    multiple: float
-    spent: float
-    score: float
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Domains of the axes: x in natural logarithms of the multiple, y in percent."""
-
-    left: float
-    right: float
-    bottom: float
-    top: float
-    height: int = HEIGHT
-
-    @property
-    def label_gap(self) -> float:
-        """Percent of score that one label's line is high."""
-        return LABEL * (self.top - self.bottom) / self.height
-
-
-def frame(points: Sequence[Point], base: float | None) -> Frame:
-    """Room for all points and intervals, for labels to the right, and for the base model if it is not far below."""
-    xs = [math.log(p.spent) for p in points]
-    span = max(max(xs) - min(xs), 0.6)
-    ends = [100 * x for p in points for x in (p.score, p.low, p.high) if x is not None]
-    low, high = max(0.0, min(ends)), min(100.0, max(ends))
-    widen = max(0.0, LEAST - (high - low)) / 2
-    low, high = low - widen, high + widen
-    if base is not None and 2 * low - high <= 100 * base < low:
-        low = 100 * base
-    pad = 0.08 * (high - low)
-    height = max(HEIGHT, LABEL * (len({p.label for p in points}) + 2))
-    left, right = (0.45, 0.75) if alone(points) else (0.12, 0.5)
-    return Frame(min(xs) - left * span, max(xs) + right * span, low - pad, high + pad, height)
-
-
-def alone(points: Sequence[Point]) -> bool:
-    """Whether all points are of one budget, and have the whole width to stand side by side in."""
-    return len({p.multiple for p in points}) == 1
-
-
-def place(points: Sequence[Point], f: Frame) -> list[dict[str, Any]]:
-    """Marks of all points: x moved aside within a budget, interval ends cut to the frame.
-
-    Aside goes by name: by score, the better would look cheaper.
+    `base` is the base model's macro mean, a dashed line where it is near and a remark where it is not.
     """
-    marks = []
-    for multiple in sorted({p.multiple for p in points}):
-        peers = sorted((p for p in points if p.multiple == multiple), key=lambda p: p.label)
-        step = min(0.02, (0.6 if alone(points) else 0.08) / len(peers)) * (f.right - f.left)
-        for k, p in enumerate(peers):
-            x = math.exp(math.log(p.spent) + (k - (len(peers) - 1) / 2) * step)
-            ends = [p.score if e is None else min(max(100 * e, f.bottom), f.top) / 100 for e in (p.low, p.high)]
-            y, low, high = (100 * v for v in (p.score, *ends))
-            marks.append(
-                {"strategy": p.strategy, "label": plain(p.label, 60), "multiple": multiple, "x": x, "y": y}
-                | {"low": low, "high": high, "words": _words(p)}
-            )
-    return marks
+    known = glyphs(points)
+    spent = [p.spent for p in points]
+    made = [listed(points, known)]
+    return [*made, scattered(points, known, base)] if max(spent) > 1.1 * min(spent) else made
 
 
-def _words(p: Point) -> str:
-    """What a mark is, for a screen reader and for who points at it."""
-    ends = "" if p.low is None or p.high is None else f", 95 % interval {100 * p.low:.1f} to {100 * p.high:.1f}"
-    return f"{plain(p.label, 60)}: {100 * p.score:.1f} %{ends}; {p.spent:.3g}x billed, {p.multiple:g}x budget"
+def listed(points: Sequence[Point], known: Mapping[str, Glyph]) -> Markup:
+    """Entries of the first budget, 1x where there is one, in the order given: name, mark on its interval, score."""
+    first = min((p.multiple for p in points), key=lambda m: (m != 1, m))
+    rows = [p for p in points if p.multiple == first]
+    shown, hidden = rows[:MOST], len(rows) - MOST
+    left = LETTER * max(letters(short(p.label)) for p in shown) + 14
+    bottom = 8 + ROW * len(shown)
+    low, high = domain(shown)
+    x = Scale(low, high, left + 8, SIZES[0] - 48)
+    parts = [_grid(x(t), bottom, f"{t:g}") for t in ticks(low, high, 6)]
+    for k, p in enumerate(shown):
+        y, words = 8 + ROW * (k + 0.5), escape(p.words)
+        parts += [
+            f'<rect x="0" y="{y - ROW / 2:.1f}" width="{SIZES[0]}" height="{ROW}" fill="transparent" aria-label="{words}"/>',
+            text(left - 6, y, short(p.label), p.words, "end"),
+            bar(p, known[p.label], x, y),
+            mark(p, known[p.label], x(100 * p.score), y),
+            text(SIZES[0] - 2, y, f"{100 * p.score:.1f}", p.words, "end"),
+        ]
+    more = f"; {hidden} more are in the table" if hidden > 0 else ""
+    parts.append(text((left + SIZES[0]) / 2, bottom + 34, f"macro mean score at {first:g}x, %{more}", anchor="middle"))
+    return picture(SIZES[0], bottom + 44, parts)
 
 
-def labels(marks: Sequence[dict[str, Any]], f: Frame) -> list[dict[str, Any]]:
-    """A label for each entry beside its largest budget, spread vertically so that none covers another."""
-    last = {m["label"]: m for m in marks}  # marks come by rising budget
-    made = []
-    for multiple in sorted({m["multiple"] for m in last.values()}):
-        peers = sorted((m for m in last.values() if m["multiple"] == multiple), key=lambda m: m["y"])
-        x = math.exp(math.log(max(m["x"] for m in marks if m["multiple"] == multiple)) + 0.03 * (f.right - f.left))
-        heights = spread([m["y"] for m in peers], f.label_gap, f.bottom + f.label_gap / 2, f.top - f.label_gap / 2)
-        made += [{**m, "at_x": x, "at_y": y} for m, y in zip(peers, heights, strict=True)]
-    return made
+def scattered(points: Sequence[Point], known: Mapping[str, Glyph], base: float | None) -> Markup:
+    """All points, score against billed FLOPs. Entries of several budgets have a line and a name beside the plot, and bars
+    where they are few.
+    """
+    lines = {p.label: sorted((q for q in points if q.label == p.label), key=lambda q: q.multiple) for p in points}
+    several = {label: line for label, line in lines.items() if len(line) > 1}
+    alone = [line[0] for line in lines.values() if len(line) == 1]
+    height = max(HEIGHT, LABEL * (len(several) + 1))
+    names = [short(label, 22) for label in several]
+    right = SIZES[1] - (LETTER * max(map(letters, names)) + 34 if names else 8)
+    low, high = domain(points)
+    if base is not None and low - (high - low) / 4 <= 100 * base < low:
+        low = 100 * base
+    pad = 0.04 * (high - low)
+    y = Scale(low - pad, high + pad, height, 8)
+    logs = [math.log(p.spent) for p in points]
+    x = Scale(min(logs), max(logs), 76, right - 28)
+    few = len(several) <= MOST_BARS
+    parts = [_rung(y(t), right, f"{t:g}") for t in ticks(low - pad, high + pad, 8)]
+    parts += _budgets(sorted({p.multiple for p in points}, key=lambda m: (m != 1, m)), x, right, height)
+    parts += _base(base, y, right)
+    parts += [mark(p, known[p.label], x(math.log(p.spent)), y(100 * p.score), 0.75) for p in alone]
+    marked = [p for line in several.values() for p in line]
+    at = _apart(marked, x, y) if few else {p: x(math.log(p.spent)) for p in marked}
+    for label, line in several.items():
+        joined = "L".join(f"{at[p]:.1f} {y(100 * p.score):.1f}" for p in line)
+        stroke = f'fill="none" stroke="{known[label].colour}" opacity="0.6"'
+        parts.append(f'<path d="M{joined}" {stroke} aria-label="{escape(plain(label, 60))}"/>')
+    parts += [bar(p, known[p.label], y, at[p], upright=True) for p in marked if few]
+    parts += [mark(p, known[p.label], at[p], y(100 * p.score), 1.0 if few else 0.75) for p in marked]
+    ends = sorted((line[-1] for line in several.values()), key=lambda p: -p.score)
+    heights = spread([y(100 * p.score) for p in ends], LABEL, 8 + LABEL / 2, height - LABEL / 2)
+    for p, level in zip(ends, heights, strict=True):
+        lead = f"M{at[p] + 7:.1f} {y(100 * p.score):.1f}L{right - 4:.1f} {level:.1f}H{right + 4:.1f}"
+        dots = 'fill="none" stroke="currentColor" opacity="0.45" stroke-dasharray="1 2"'
+        parts += [
+            f'<path d="{lead}" {dots} aria-label="{escape(p.words)}"/>',
+            mark(p, known[p.label], right + 12, level),
+            text(right + 22, level, short(p.label, 22), p.words),
+        ]
+    parts.append(text((48 + right) / 2, height + 36, "billed FLOPs, in 1x budgets (logarithmic)", anchor="middle"))
+    turned = f'transform="rotate(-90)" x="{-height / 2:.0f}" y="14" text-anchor="middle" fill="currentColor"'
+    parts.append(f"<text {turned}>macro mean score, %</text>")
+    return picture(SIZES[1], height + 46, parts)
 
 
 def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -128,29 +136,68 @@ def spread(values: Sequence[float], gap: float, low: float, high: float) -> list
     return out
 
 
-def draw(points: Sequence[Point], base: float | None) -> str:
-    """The SVG. `base` is the base model's macro mean, a dashed line where it is near and a remark where it is not."""
-    import altair as alt  # here: it takes a second, and only the site needs it
-    import vl_convert
+def _apart(points: Sequence[Point], x: Scale, y: Scale) -> dict[Point, float]:
+    """Where marks with bars stand: at their bill, or up to three places beside it where they would lie on another's.
 
-    f = frame(points, base)
-    marks = alt.Chart(alt.InlineData(values=place(points, f)))
-    text = alt.Chart(alt.InlineData(values=labels(place(points, f), f)))
-    x, y = _axes(points, f)
-    colour, shape = _identity(points)
-    at_x, at_y, words = alt.X("at_x:Q"), alt.Y("at_y:Q"), alt.Description("words:N")
-    layers = [
-        *_base(base, f),
-        marks.mark_line(strokeWidth=1, opacity=0.6).encode(x, y, colour, alt.Description("label:N"), detail="label:N"),
-        marks.mark_rule(strokeWidth=1.5).encode(x, alt.Y("low:Q"), alt.Y2("high:Q"), colour, words),
-        marks.mark_point(filled=True, size=85, opacity=1).encode(x, y, colour, shape, words),
-        text.mark_rule(strokeWidth=0.75, strokeDash=[1, 2]).encode(x, y, alt.X2("at_x"), alt.Y2("at_y"), colour, words),
-        text.mark_text(align="left", dx=4, limit=190, **_WORDS).encode(at_x, at_y, words, text="label:N"),
-    ]
-    return _svg(vl_convert.vegalite_to_svg(_styled(alt.layer(*layers), f.height).to_dict()))
+    Aside goes by name: by score, the better would look cheaper.
+    """
+    made: dict[Point, float] = {}
+    taken: list[tuple[float, float, float]] = []
+    for p in sorted(points, key=lambda p: (p.label, p.multiple)):
+        ends = [100 * v for v in (p.score, p.low, p.high) if v is not None]
+        top, bottom = y(max(ends)) - 6, y(min(ends)) + 6
+        bill = x(math.log(p.spent))
+        places = [bill, *(bill + side * k * ASIDE for k in range(1, 4) for side in (1, -1))]
+        free = (
+            at
+            for at in places
+            if not any(abs(at - other) < ASIDE and top < low and high < bottom for other, high, low in taken)
+        )
+        made[p] = next(free, bill)
+        taken.append((made[p], top, bottom))
+    return made
 
 
-def _svg(drawn: Any) -> str:
+def _grid(x: float, bottom: float, words: str) -> str:
+    line = f'<path d="M{x:.1f} 4V{bottom}" stroke="currentColor" opacity="0.14"/>'
+    return line + text(x, bottom + 14, words, anchor="middle")
+
+
+def _rung(y: float, right: float, words: str) -> str:
+    line = f'<path d="M48 {y:.1f}H{right:.1f}" stroke="currentColor" opacity="0.14"/>'
+    return line + text(42, y, words, anchor="end")
+
+
+def _budgets(multiples: Sequence[float], x: Scale, right: float, height: float) -> list[str]:
+    """A line for every budget on the axis, named where there is room: 1x before all others."""
+    made: list[str] = []
+    named: list[float] = []
+    for m in multiples:
+        at = x.left + (math.log(m) - x.low) / ((x.high - x.low) or 1.0) * (x.right - x.left)
+        if not 48 <= at <= right:
+            continue
+        made.append(f'<path d="M{at:.1f} 4V{height}" stroke="currentColor" opacity="0.14"/>')
+        if all(abs(at - other) >= 36 for other in named):
+            named.append(at)
+            made.append(text(at, height + 14, f"{m:g}x", anchor="middle"))
+    return made
+
+
+def _base(base: float | None, y: Scale, right: float) -> list[str]:
+    if base is None:
+        return []
+    value = 100 * base
+    beyond = ", below this axis" if value < y.low else ", above this axis" if value > y.high else ""
+    words = text(
+        52,
+        y(value) + (8 if beyond.startswith(", above") else -16 if beyond else -10),
+        f"base model {value:.1f} %{beyond}",
+    )
+    line = f'<path d="M48 {y(value):.1f}H{right:.1f}" stroke="currentColor" stroke-dasharray="6 4"/>'
+    return [words] if beyond else [line, words]
+
+
+def _lean(drawn: Any) -> str:
     """Without the attributes that repeat on each mark and that nobody reads: a third of the size."""
     return re.sub(
         r' (?:aria-roledescription="(?!point)[^"]*"|role="graphics-symbol"|pointer-events="none"|stroke-miterlimit="10")',
@@ -177,10 +224,12 @@ def profile_picture(factors: Sequence[float], shares: Mapping[str, Sequence[floa
     ends = sorted(names, key=lambda n: shares[n][-1])
     heights = spread([100 * shares[n][-1] for n in ends], gap, 0, 104)
     last = [{"x": factors[-1], "y": y, "label": plain(n, 60)} for n, y in zip(ends, heights, strict=True)]
-    colour, _ = _identity([Point(plain(n, 60), n, 1, 1, 0, None, None) for n in names])
-    colour.shorthand = "label:N"
+    shown = [plain(n, 60) for n in names]
+    colour = alt.Color("label:N", legend=None).scale(
+        domain=shown, range=[COLOURS[k % len(COLOURS)] for k in range(len(names))]
+    )
     dash = alt.StrokeDash("label:N", legend=None).scale(
-        domain=[plain(n, 60) for n in names], range=[DASHES[k % len(DASHES)] for k in range(len(names))]
+        domain=shown, range=[DASHES[k % len(DASHES)] for k in range(len(names))]
     )
     x = alt.X("x:Q", title="FLOPs to target, as a multiple of the best strategy's").scale(
         domain=[factors[0], factors[-1]], nice=False
@@ -191,46 +240,13 @@ def profile_picture(factors: Sequence[float], shares: Mapping[str, Sequence[floa
         .axis(values=[0, 25, 50, 75, 100])
     )
     lines = alt.Chart(alt.InlineData(values=curves)).mark_line(interpolate="step-after", strokeWidth=2)
-    text = alt.Chart(alt.InlineData(values=last)).mark_text(align="left", dx=6, limit=150, clip=False, **_WORDS)
-    chart = alt.layer(lines.encode(x, y, colour, dash, alt.Description("label:N")), text.encode(x, y, text="label:N"))
+    named = alt.Chart(alt.InlineData(values=last)).mark_text(align="left", dx=6, limit=150, clip=False, **_WORDS)
+    chart = alt.layer(lines.encode(x, y, colour, dash, alt.Description("label:N")), named.encode(x, y, text="label:N"))
     chart = chart.properties(padding={"left": 5, "top": 5, "bottom": 5, "right": 40})
-    return _svg(vl_convert.vegalite_to_svg(_styled(chart, HEIGHT).to_dict()))
+    return _lean(vl_convert.vegalite_to_svg(_styled(chart, HEIGHT).to_dict()))
 
 
 _WORDS = {"baseline": "middle", "fontSize": 12, "color": "currentColor"}
-
-
-def _axes(points: Sequence[Point], f: Frame) -> tuple[Any, Any]:
-    import altair as alt
-
-    budgets = sorted({p.multiple for p in points})
-    x = alt.X("x:Q", title=AXIS)
-    x = x.scale(type="log", domain=[math.exp(f.left), math.exp(f.right)], nice=False)
-    x = x.axis(values=budgets, labelExpr="format(datum.value, '~r') + 'x'")
-    return x, alt.Y("y:Q", title="macro mean score, %").scale(domain=[f.bottom, f.top], zero=False, nice=False)
-
-
-def _identity(points: Sequence[Point]) -> tuple[Any, Any]:
-    """Colour and shape of each strategy; they repeat at different periods, so that 56 pairs differ."""
-    import altair as alt
-
-    names = [REFERENCE, *sorted({p.strategy for p in points} - {REFERENCE})]
-    cycle = {"domain": names, "range": [COLOURS[k % len(COLOURS)] for k in range(len(names))]}
-    shapes = {"domain": names, "range": [SHAPES[k % len(SHAPES)] for k in range(len(names))]}
-    return alt.Color("strategy:N", legend=None).scale(**cycle), alt.Shape("strategy:N", legend=None).scale(**shapes)
-
-
-def _base(base: float | None, f: Frame) -> list[Any]:
-    import altair as alt
-
-    if base is None:
-        return []
-    y, near = 100 * base, f.bottom <= 100 * base <= f.top
-    at = y if near else f.bottom
-    words = f"base model {y:.1f} %" + ("" if near else ", below this axis" if y < at else ", above this axis")
-    chart = alt.Chart(alt.InlineData(values=[{"at": at, "words": words}]))
-    text = chart.mark_text(align="left", x=6, dy=-9, **_WORDS).encode(alt.Y("at:Q"), text="words:N")
-    return [chart.mark_rule(strokeDash=[6, 4], color="currentColor").encode(alt.Y("at:Q")), text] if near else [text]
 
 
 def _styled(chart: Any, height: int) -> Any:

@@ -7,7 +7,6 @@ from records, that is from anybody: every template escapes, ids are checked befo
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +17,11 @@ from markupsafe import Markup
 from harness import articles, downloads, workloads
 from harness.board import sections
 from harness.gather import ID, Gathered, gather, load
-from harness.pages import command, reach, render
+from harness.marks import Point
+from harness.pages import command, render
 from harness.parallel import each
 from harness.paths import asset
-from harness.picture import Point, draw
+from harness.picture import draw
 from harness.plain import slug
 from harness.record import Record
 from harness.rows import Row, Section
@@ -116,10 +116,8 @@ def _strategies(site: Site) -> set[str]:
 def _boards(site: Site) -> None:
     """The boards, of which the first is the front page, their comparisons, the downloads, and the page of all workloads.
 
-    Many pictures are drawn in processes of their own, unless this one has drawn before: the renderer has threads, and a
-    fork of a process that holds it hangs when it draws.
+    The last one is drawn here, after the others: its renderer has threads, and hangs in a fork of a process that holds it.
     """
-    few = sys.maxsize if "vl_convert" in sys.modules else 3
 
     def write(s: Section | None) -> None:
         if s is None:
@@ -127,9 +125,8 @@ def _boards(site: Site) -> None:
             return
         values = {
             "section": s,
-            "picture": picture(s),
+            "pictures": pictures(s),
             "described": describe(s),
-            "reach": reach,
             "failed": site.found.failed,
             "references": [r for r in site.found.references if r.suite == s.first.identity.suite],
         }
@@ -138,7 +135,7 @@ def _boards(site: Site) -> None:
         site.write(f"boards/{s.anchor}.html", "board.html", "../", **values)
         site.write(f"compare/{s.anchor}.html", "compare.html", "../", section=s, comparison=comparison(s))
 
-    for _ in each(write, [None, *site.sections], few=few):
+    for _ in each(write, [None, *site.sections], few=3):
         pass
     if not site.sections:
         site.write("index.html", "empty.html", "", failed=site.found.failed)
@@ -152,11 +149,13 @@ def _texts(site: Site) -> None:
     site.write("downloads.html", "downloads.html", "", files=files)
 
 
-def picture(s: Section) -> Markup:
-    """The section's SVG, to stand inside the page. Rows that billed nothing have no place on a logarithmic axis."""
+def pictures(s: Section) -> list[Markup]:
+    """The section's SVGs, to stand inside the page. Rows that billed nothing have no place on a logarithmic axis."""
     rows = [(row, row.score) for row in s.rows if row.spent > 0 and not row.tuning]
-    points = [Point(r.strategy, r.label, r.multiple, r.first_use, e.value, e.low, e.high) for r, e in rows]
-    return Markup(draw(points, s.base[0] if s.base else None)) if points else Markup()
+    points = [
+        Point(r.strategy, r.label, r.multiple, r.first_use, e.value, e.low, e.high, r.provisional) for r, e in rows
+    ]
+    return draw(points, s.base[0] if s.base else None) if points else []
 
 
 def describe(s: Section) -> str:

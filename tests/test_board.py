@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from harness import articles, items, picture, record, runview, workloads
+from harness import articles, items, pages, picture, record, runview, workloads
 from harness import gather as gathering
 from harness.board import sections
 from harness.compare import compare
@@ -375,6 +375,36 @@ def test_a_strategys_page_shows_its_docstring_paper_and_code(folder, tmp_path):
     assert page.count("<tr>") == 1 + 2  # its head, and a line for each budget
 
 
+def test_what_a_strategy_does_is_a_sentence_and_deviations_stand_apart():
+    found = {name: articles.source(name) for name in articles.builtin()}
+    for strategy, s in found.items():
+        assert re.search(r"[.)]$", s.brief), strategy
+        assert "Deviations" not in " ".join((s.brief, s.summary, *s.text)), strategy
+        assert s.deviations.startswith("Deviations"), strategy
+    assert "(arXiv" not in found["msft"].brief
+    assert "(arXiv 2603.21606)" in found["msft"].summary
+    assert found["uniform"].deviations == "Deviations: none."
+    assert found["aioli"].text == ("The bursts are steps of the run itself, as released.",)
+
+
+def test_rates_that_were_tried_stand_apart_on_a_strategys_page(tmp_path):
+    for lr in (1e-3, 2e-3):
+        for seed in (1000, 1001, *(range(3) if lr == 1e-3 else ())):
+            worlds.write_run(*worlds.make_run("msft", seed, 0.6, n=20, lr=lr), tmp_path / "results")
+    worlds.write_run(*worlds.make_run("dft", 1000, 0.6, n=20, lr=1e-3), tmp_path / "results")
+    worlds.write_run(*worlds.make_run("dft", 1000, 0.6, n=20, lr=2e-3), tmp_path / "results")
+    build([tmp_path / "results"], tmp_path / "out")
+    entries, tried = (tmp_path / "out" / "strategies" / "msft.html").read_text().split('<details class="data tried">')
+    assert entries.count("<tr>") == 1 + 1
+    assert "2 rows that chose learning rates" in tried
+    assert tried.count("<tr>") == 1 + 2
+    assert "No entry yet" in (tmp_path / "out" / "strategies" / "dft.html").read_text()
+    (compared,) = (tmp_path / "out" / "compare").glob("*.html")
+    entries, tried = compared.read_text().split('<details class="data tried">')
+    assert entries.count("<tr data-label") == 1
+    assert tried.count("<tr data-label") == 4
+
+
 def test_terms_of_learned_weights_stand_beside_them(tmp_path):
     """TaskPGM's page: numbers as logged, bars from zero to a common scale, filled above and outlined below."""
     made, right = worlds.make_run("taskpgm", 0, 0.7, n=20)
@@ -399,6 +429,31 @@ def test_terms_of_learned_weights_stand_beside_them(tmp_path):
     assert "-8.00" in page
 
 
+def test_the_axis_of_differences_follows_them_and_marks_what_runs_out(tmp_path):
+    """An interval of two seeds, and one of a rate that was only tried, leave the others their room."""
+    worlds.world(tmp_path, 6, {"proportional": 0.7, "uniform": 0.64, "msft": 0.55}, n=100)
+    for seed, skill in ((0, 0.3), (1, 0.7)):
+        worlds.write_run(*worlds.make_run("sro", seed, skill, n=100), tmp_path)
+        worlds.write_run(*worlds.make_run("msft", 1000 + seed, skill, n=100, lr=5e-3), tmp_path)
+    rows = {row.label: row for row in sections(gather([tmp_path]))[0].rows}
+    few = rows["sro"].difference
+    assert few.high - few.low > 2, "200 points"
+    assert any(row.tuning for row in rows.values())
+    low, high = pages.span(rows.values())
+    assert (low, high) == pages.span(row for row in rows.values() if not row.tuning)
+    shown = [e for n in ("uniform", "msft") for e in (rows[n].difference.low, rows[n].difference.high)]
+    assert low <= min(*shown, few.value)
+    assert high >= max(*shown, 0)
+    assert high - low < 1
+    drawn = pages.row_whisker(rows["sro"], (low, high))
+    assert drawn.count('class="out"') == 2
+    assert f"95 % from {100 * few.low:+.1f} to {100 * few.high:+.1f}" in drawn
+    assert 'class="out"' not in pages.row_whisker(rows["uniform"], (low, high))
+    alone = pages.span([rows["sro"]])
+    assert alone == (-1.0, 1.0), "no difference is larger than 100 points"
+    assert pages.span([]) == (-0.01, 0.01)
+
+
 def test_weights_that_are_no_numbers_are_not_drawn():
     made, _ = worlds.make_run("taskpgm", 0, 0.7, n=20)
     for odd in ({"a": "1"}, {"a": math.nan}, {"a": True}, {"a": None}):
@@ -410,7 +465,7 @@ def test_documents_are_whole_and_their_links_stay_on_the_site():
     found = articles.documents()
     assert {"rules", "changelog", "contributing", "flops", "statistics", "results"} <= found.keys()
     assert "FLOPs" in found["rules"][1]
-    assert 'href="flops.html"' in found["rules"][1]
+    assert '<a href="flops.html">How FLOPs are counted</a>' in found["rules"][1]
     assert ".md" not in "".join(
         part.split('"')[0]
         for _, html in found.values()
@@ -434,7 +489,7 @@ def test_many_records_are_shared_out_among_processes_with_the_same_result(tmp_pa
 
 def test_a_process_that_has_drawn_builds_the_same_pages(folder, tmp_path):
     build([folder / "results"], tmp_path / "forked")
-    picture.draw([picture.Point("a", "a", 1, 1, 0.5, None, None)], None)
+    picture.profile_picture([1.0, 2.0], {"a": [0.5, 1.0]})
     build([folder / "results"], tmp_path / "drawn")
     for page in ("index.html", "workloads.html"):
         assert (tmp_path / "forked" / page).read_bytes() == (tmp_path / "drawn" / page).read_bytes()
