@@ -345,7 +345,7 @@ def test_without_a_script_every_table_is_there(browser, site):
     assert page.locator("section.budget:visible").count() == 3
     assert page.locator("tr[data-label='cadft']:visible").count() == 3
     assert not page.locator("[data-tools]").is_visible()
-    assert page.locator(".picture svg").is_visible()
+    assert page.locator(".picture svg:visible").count() == 2
     page.locator("tr[data-label='msft'] summary").first.click()
     page.locator("tr[data-label='msft'] details a").first.click()
     assert page.locator("text=Where the FLOPs went").is_visible()
@@ -467,6 +467,67 @@ def test_the_site_works_under_a_sub_path(browser, site, tmp_path):
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args):
         pass
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_scrolls_sideways_has_a_shadow_where_there_is_more(browser, site, scheme):
+    context = browser.new_context(viewport={"width": 390, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    open_(page, board(site))
+    region = page.locator("section.budget:not([hidden]) .wide").first
+    region.scroll_into_view_if_needed()
+    region.evaluate("region => { region.firstElementChild.style.visibility = 'hidden'; }")
+    box = region.bounding_box()
+
+    def edge(left):
+        clip = {"x": left, "y": box["y"] + 40, "width": 10, "height": 60}
+        return page.screenshot(clip=clip, animations="disabled")
+
+    right, plain = box["x"] + box["width"] - 11, edge(box["x"] + box["width"] / 2)
+    assert edge(right) != plain, "there is more to the right"
+    region.evaluate("region => { region.scrollLeft = region.scrollWidth; }")
+    page.wait_for_timeout(100)
+    assert edge(right) == plain, "this is the end"
+    region.evaluate("region => { region.firstElementChild.style.visibility = ''; }")
+    name = page.locator("section.budget:not([hidden]) tr[data-label='cadft'] th")
+    assert abs(name.bounding_box()["x"] - box["x"]) < 1, "the first column stays"
+    context.close()
+
+
+def test_the_board_fits_beside_a_scroll_bar_and_its_picture_on_a_phone(browser, tmp_path):
+    worlds.world(tmp_path / "results", 2, {"proportional": 0.7, "continual_sft": 0.6, "msft": 0.5}, (1.0, 2.0), n=20)
+    index = build([tmp_path / "results"], tmp_path / "dist")
+    for width in (1265, 390):
+        context = browser.new_context(viewport={"width": width, "height": 900})
+        page = context.new_page()
+        open_(page, index)
+        over = page.locator(".wide").first.evaluate("region => region.scrollWidth - region.clientWidth")
+        assert (over <= 0) == (width == 1265)
+        for svg in page.locator(".picture svg").all():
+            box = svg.bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
+        context.close()
+
+
+def test_numbers_and_names_of_metrics_stay_on_one_line(browser, site):
+    context = browser.new_context(viewport={"width": 390, "height": 800})
+    page = context.new_page()
+    for path in (run_page(site, "msft")[0], board(site)):
+        open_(page, path)
+        broken = page.eval_on_selector_all(
+            "td.n, td.whole, .events td:first-child",
+            """cells => cells.filter(cell => !cell.querySelector('details, svg')).map(cell => {
+              const range = document.createRange();
+              range.selectNodeContents(cell);
+              const tops = [...range.getClientRects()].filter(r => r.width > 0).map(r => r.bottom);
+              return [cell.textContent, Math.max(...tops) - Math.min(...tops)];
+            }).filter(([, apart]) => apart > 6)""",
+        )
+        assert broken == [], path
+    open_(page, run_page(site, "msft")[0])
+    assert page.locator("td.whole", has_text="exact_match").count() == len(worlds.TASKS)
+    context.close()
 
 
 def test_what_prints_is_the_table(page, site):

@@ -115,10 +115,8 @@
     const row = rows.find((candidate) => candidate.dataset.key === state.hl);
     const label = row ? row.dataset.label : null;
     for (const each of rows) each.classList.toggle("lit", label !== null && each.dataset.label === label);
-    const picture = $(".picture svg");
-    if (!picture) return;
-    picture.classList.toggle("focused", label !== null);
-    for (const mark of $$("[aria-label]", picture)) {
+    for (const svg of $$(".picture svg")) svg.classList.toggle("focused", label !== null);
+    for (const mark of $$(".picture svg [aria-label]")) {
       const words = mark.getAttribute("aria-label");
       mark.classList.toggle("lit", label !== null && (words === label || words.startsWith(label + ": ")));
     }
@@ -131,7 +129,7 @@
         applyHighlight();
         writeState();
       });
-      const button = make("button", "◦", { type: "button", class: "pick", "aria-label": "Highlight " + row.dataset.label });
+      const button = make("button", "◦", { type: "button", class: "pick", "aria-label": "Highlight " + row.dataset.label, title: "Highlight in the picture" });
       button.addEventListener("click", (event) => { event.stopPropagation(); row.click(); });
       row.cells[0].prepend(button);
     }
@@ -198,7 +196,7 @@
         line.append(make(words.trim() ? "th" : "td", words, words.trim() ? { scope: "col", class: k ? "n" : "stick" } : {}));
       head.append(line);
       const all = [...data.tasks.keys(), -1].map((task) => [task, seeds.length ? difference(task) : [NaN, null]]);
-      const reach = Math.max(0.01, ...all.map(([, [m, half]]) => Math.abs(m || 0) + (half || 0)));
+      const reach = readable(all.map(([, [m, half]]) => [m || 0, half || 0]));
       for (const [task, [m, half]] of all) {
         const row = make("tr");
         row.append(make("th", task < 0 ? "macro mean" : data.tasks[task], { scope: "row", class: "stick" }));
@@ -220,6 +218,15 @@
         (a.budget !== b.budget ? " Their budgets differ." : "");
       $("[data-verdict]", place).textContent = verdict;
     };
+    // As the board's axis: beyond the differences by half of what they span, or three times the half width of a usual interval.
+    const readable = (found) => {
+      const low = Math.min(0, ...found.map(([m]) => m)), high = Math.max(0, ...found.map(([m]) => m));
+      const halves = found.map(([, half]) => half).filter(Boolean).sort((x, y) => x - y);
+      const room = Math.max((high - low) / 2, 3 * (halves[Math.floor((halves.length - 1) / 4)] || 0));
+      const left = Math.max(low - room, Math.min(low, ...found.map(([m, half]) => m - half)));
+      const right = Math.min(high + room, Math.max(high, ...found.map(([m, half]) => m + half)));
+      return Math.max(0.01, -left, right);
+    };
     const whisker = (m, half, reach) => {
       const NS = "http://www.w3.org/2000/svg";
       const at = (x) => 66 + (x / reach) * 60;
@@ -227,7 +234,9 @@
       for (const [name, text] of [["class", "whisker"], ["viewBox", "0 0 132 20"], ["width", "132"], ["height", "20"], ["aria-hidden", "true"]]) svg.setAttribute(name, text);
       const add = (tag, attributes) => { const node = document.createElementNS(NS, tag); for (const k in attributes) node.setAttribute(k, attributes[k]); svg.append(node); };
       add("path", { class: "zero", d: "M66 1V19" });
-      if (half !== null) add("path", { class: "whisk", d: `M${at(m - half)} 10H${at(m + half)}` });
+      if (half !== null) add("path", { class: "whisk", d: `M${at(Math.max(m - half, -reach))} 10H${at(Math.min(m + half, reach))}` });
+      if (half !== null && m - half < -reach * 1.001) add("path", { class: "out", d: "M0 10l6 -3.5v7Z" });
+      if (half !== null && m + half > reach * 1.001) add("path", { class: "out", d: "M132 10l-6 -3.5v7Z" });
       add("circle", { class: half !== null && Math.abs(m) > half ? "sure" : "open", cx: at(m), cy: 10, r: 3.6 });
       return svg;
     };
