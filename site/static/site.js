@@ -225,7 +225,7 @@
       const room = Math.max((high - low) / 2, 3 * (halves[Math.floor((halves.length - 1) / 4)] || 0));
       const left = Math.max(low - room, Math.min(low, ...found.map(([m, half]) => m - half)));
       const right = Math.min(high + room, Math.max(high, ...found.map(([m, half]) => m + half)));
-      return Math.max(0.01, -left, right);
+      return Math.min(1, Math.max(0.01, -left, right));
     };
     const whisker = (m, half, reach) => {
       const NS = "http://www.w3.org/2000/svg";
