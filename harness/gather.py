@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,14 +16,15 @@ import numpy as np
 
 from harness import items, reference, refutation
 from harness.errors import HarnessError
-from harness.parallel import collected, each
-from harness.record import SCHEMA_VERSION, Record, read
+from harness.parallel import collected, streamed
+from harness.record import SCHEMA_VERSION, Record, TaskScore, read
 from harness.reference import Reference
 from harness.refutation import Refutation
 
 ID = re.compile(r"[0-9a-f]{16}")
 LARGEST = 20_000_000  # bytes of a record: a run's own limits keep it far below
 
+Scores = Mapping[str, TaskScore]
 Answers = list[np.ndarray]  # one array of scores in [0, 1] a task, tasks by name
 
 
@@ -54,16 +55,11 @@ def gather(sources: Iterable[Path]) -> Gathered:
     """Every run once: the first copy that did not fail, else the first. Folders are results and runs folders."""
     found = Gathered()
     folders = list(sources)
+    paths = [p for folder in folders for p in _files(folder)]
     with collected():
-        for path in (p for folder in folders for p in _files(folder)):
-            record, problem = _read(path)
-            if record is None:
-                print(f"harness: skipped {path}: {problem}", file=sys.stderr)
-            elif record.id not in found.records or (found.records[record.id].status == "failed" != record.status):
-                found.records[record.id], found.files[record.id] = record, path
-    shown = found.shown
-    marks = each(lambda r: _sent(answers(r, found.files[r.id])), shown)
-    found.answers.update({r.id: _received(r, a) for r, a in zip(shown, marks, strict=True) if a is not None})
+        for id_, sent in streamed(_marks, _read_all(paths, found), len(paths)):
+            if sent is not None:
+                found.answers[id_] = _received(found.records[id_].scores, sent)
     for refuted in _refutations(folders):
         found.disputes.setdefault(refuted.refutes, []).append(refuted)
     found.references.extend(sorted(_references(folders), key=lambda r: (-r.macro, r.name)))
@@ -73,6 +69,24 @@ def gather(sources: Iterable[Path]) -> Gathered:
 def load(sources: Iterable[Path]) -> Iterator[Record]:
     """The records alone."""
     yield from gather(sources).records.values()
+
+
+def _read_all(paths: Iterable[Path], found: Gathered) -> Iterator[tuple[str, Path, Scores]]:
+    """Read records into `found`; what has items is passed on, so that they are read at the same time."""
+    for path in paths:
+        record, problem = _read(path)
+        if record is None:
+            print(f"harness: skipped {path}: {problem}", file=sys.stderr)
+        elif record.id not in found.records or (found.records[record.id].status == "failed" != record.status):
+            found.records[record.id], found.files[record.id] = record, path
+            if record.status != "failed":
+                yield record.id, path, record.scores
+
+
+def _marks(run: tuple[str, Path, Scores]) -> tuple[str, Answers | bytes | None]:
+    """A run's id and answers, as they travel."""
+    id_, path, scores = run
+    return id_, _sent(answers(scores, path))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -145,10 +159,10 @@ def _numbers(r: Record) -> Iterator[float]:
     yield from (p.exact_match for p in r.curves)
 
 
-def answers(r: Record, path: Path) -> Answers | None:
+def answers(scores: Scores, path: Path) -> Answers | None:
     """Scores of single items, task by task, if the record's scores follow from them; else None."""
     try:
-        found = items.outcomes(r, path, {})
+        found = items.outcomes(scores, path, {})
     except (HarnessError, OSError, ValueError):
         return None
     return None if found is None else [np.array(task, np.float32) for task in found]
@@ -163,9 +177,9 @@ def _sent(found: Answers | None) -> Answers | bytes | None:
     return np.packbits(right).tobytes() if (right | (flat == 0)).all() else found
 
 
-def _received(r: Record, sent: Answers | bytes) -> Answers:
+def _received(scores: Scores, sent: Answers | bytes) -> Answers:
     if not isinstance(sent, bytes):
         return sent
-    ends = np.cumsum([r.scores[task].n for task in sorted(r.scores)])
+    ends = np.cumsum([scores[task].n for task in sorted(scores)])
     bits = np.unpackbits(np.frombuffer(sent, np.uint8), count=int(ends[-1]))
     return np.split(bits.astype(np.float32), ends[:-1])

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, AnyStr
 
 from harness.errors import HarnessError
-from harness.record import Record
+from harness.record import TaskScore
 
 LIMIT, QUESTIONS, UNPACKED = 300_000, 5_000_000, 30_000_000  # bytes: of answers, of questions, of either unpacked
 ASKED = ("id", "item_sha256", "prompt_sha256", "target")
@@ -190,21 +190,21 @@ def _object(line: str, path: Path, number: int) -> Item:
     return row
 
 
-def outcomes(record: Record, file: Path, chosen: Mapping[str, str]) -> list[list[float]] | None:
+def outcomes(scores: Mapping[str, TaskScore], file: Path, chosen: Mapping[str, str]) -> list[list[float]] | None:
     """1 for right and 0 for wrong of each item, task by task in the order of their names; None without items.
 
-    `file`: where the record lies. `chosen`: the filter of each task's score; a task that is not in it takes the filter
-    whose value the score has. Only the verdicts are read (3 ms for 2,400 items, `load` takes 19), since a page needs
-    those of thousands of runs. Raises HarnessError for items that are not those of the record.
+    `scores`: the record's, by task; `file`: where it lies. `chosen`: the filter of each task's score; a task that is not in
+    it takes the filter whose value the score has. Only the verdicts are read (3 ms for 2,400 items, `load` takes 19), since
+    a page needs those of thousands of runs. Raises HarnessError for items that are not those of the record.
     """
-    groups = _by_task(record, file)
+    groups = _by_task(scores, file)
     if groups is None:
         return None
     found = []
     for task, lines in groups.items():
-        score = record.scores[task]
+        score = scores[task]
         name = chosen.get(task) or next((f for f, v in sorted(score.filters.items()) if v == score.value), "")
-        starts = [line[: line.find(b"}") + 1] for line in lines]
+        starts = [line.partition(b"}")[0] for line in lines]
         known = {start: _verdict(start, name, file) for start in set(starts)}
         verdicts = [known[start] for start in starts]
         if len(verdicts) != score.n or sum(verdicts) != round(score.filters.get(name, -1) * score.n):
@@ -213,13 +213,13 @@ def outcomes(record: Record, file: Path, chosen: Mapping[str, str]) -> list[list
     return found
 
 
-def _by_task(record: Record, file: Path) -> dict[str, list[bytes]] | None:
-    tasks = sorted(record.scores)
+def _by_task(scores: Mapping[str, TaskScore], file: Path) -> dict[str, list[bytes]] | None:
+    tasks = sorted(scores)
     if beside(file).is_file():
         lines, groups, at = _lines(_unpacked(beside(file), LIMIT))[1:], {}, 0
         for task in tasks:
-            groups[task] = lines[at : at + record.scores[task].n]
-            at += record.scores[task].n
+            groups[task] = lines[at : at + scores[task].n]
+            at += scores[task].n
         if at != len(lines):
             raise HarnessError(f"items of {file}: {len(lines)}; expected {at}, as its scores say")
         return groups
@@ -232,6 +232,6 @@ def _by_task(record: Record, file: Path) -> dict[str, list[bytes]] | None:
 def _verdict(start: bytes, name: str, file: Path) -> float:
     """Of a line up to its first closing brace: keys are sorted, so the verdicts come first."""
     try:
-        return float(json.loads(start + b"}")["correct"][name])
+        return float(json.loads(start + b"}}")["correct"][name])
     except (ValueError, KeyError, TypeError):
         raise HarnessError(f"items of {file}: no verdict of filter {name!r}") from None

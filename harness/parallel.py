@@ -6,7 +6,7 @@ import gc
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -29,6 +29,18 @@ def each(function: Callable[[T], R], things: Sequence[T], few: int = FEW) -> Ite
             yield from pool.imap(_at, range(len(things)), chunksize=max(1, min(64, len(things) // (4 * jobs()))))
     finally:
         _work = None
+
+
+def streamed(function: Callable[[T], R], things: Iterable[T], about: int) -> Iterator[R]:
+    """`map` in order over things that take time to make: of many (`about` so many), they are made while others are worked on.
+
+    Things and results travel, and so does the name of the function, which must be a module's.
+    """
+    if about < FEW or jobs() < 2:
+        yield from map(function, things)
+        return
+    with multiprocessing.get_context("fork").Pool(jobs()) as pool:
+        yield from pool.imap(function, things, chunksize=32)
 
 
 def jobs() -> int:

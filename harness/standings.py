@@ -57,7 +57,7 @@ def standings(
 
 def _answers(record: Record, files: Mapping[str, Path]) -> list[np.ndarray] | None:
     try:
-        found = outcomes(record, files[record.id], _filters(record.identity.suite))
+        found = outcomes(record.scores, files[record.id], _filters(record.identity.suite))
     except (HarnessError, OSError):
         return None  # what is wrong with items is for `harness verify` to say
     return None if found is None else [np.asarray(task, np.float32) for task in found]

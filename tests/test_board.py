@@ -81,7 +81,7 @@ def test_answers_travel_between_processes_unchanged(odd):
     scores = [(rng.random(11) < 0.5).astype(np.float32) for _ in range(3)]
     if odd is not None:
         scores[1][4] = odd
-    back = gathering._received(r, gathering._sent(scores))
+    back = gathering._received(r.scores, gathering._sent(scores))
     assert [a.tolist() for a in back] == [a.tolist() for a in scores]
     assert {a.dtype for a in back} == {np.dtype(np.float32)}
     assert isinstance(gathering._sent(scores), bytes) == (odd is None)

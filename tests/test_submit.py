@@ -63,13 +63,13 @@ def test_verdicts_are_read_alike_from_a_run_and_from_its_submitted_copy(good, ru
     want = [[float(x["correct"]["exact"]) for x in rows] for _, rows in sorted(items.rows.items())]
     copy = submit(run, tmp_path / "r").path
     for file in (run / "record.json", copy):
-        assert outcomes(made, file, {}) == outcomes(made, file, {"addition": "exact"}) == want
-    assert outcomes(made, tmp_path / "none" / "record.json", {}) is None
+        assert outcomes(made.scores, file, {}) == outcomes(made.scores, file, {"addition": "exact"}) == want
+    assert outcomes(made.scores, tmp_path / "none" / "record.json", {}) is None
     with pytest.raises(HarnessError, match="no verdict of filter 'other'"):
-        outcomes(made, copy, {"addition": "other"})
+        outcomes(made.scores, copy, {"addition": "other"})
     fewer = made.scores["reverse"].model_copy(update={"n": 299})
     with pytest.raises(HarnessError, match="expected 2399"):
-        outcomes(made.model_copy(update={"scores": {**made.scores, "reverse": fewer}}), copy, {})
+        outcomes({**made.scores, "reverse": fewer}, copy, {})
 
 
 def test_twice_is_once_and_says_so(run, tmp_path):
