@@ -120,3 +120,16 @@ def test_nothing_is_overwritten_and_names_are_checked(tmp_path):
         with pytest.raises(HarnessError, match=repr(taken)):
             new_strategy(taken, tmp_path)
     assert harness("new", cwd=tmp_path).returncode == 2
+
+
+def test_what_new_has_made_in_the_current_folder_is_no_module_in_the_way(tmp_path):
+    assert harness("new", "mine", cwd=tmp_path).returncode == 0
+    again = harness("new", "mine", cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (2, "harness: 'mine.py' exists already; nothing was written\n")
+    assert harness("new", "--suite", "ours", cwd=tmp_path).returncode == 0
+    again = harness("new", "--suite", "ours", cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (2, "harness: 'ours.yaml' exists already; nothing was written\n")
+    assert harness("new", "ours", cwd=tmp_path).returncode == 0  # the suite's folder of rows is no module
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "__init__.py").touch()
+    assert "'theirs' is a Python module's" in harness("new", "theirs", cwd=tmp_path).stderr
