@@ -43,7 +43,9 @@ class Gathered:
 
     @property
     def failed(self) -> list[Record]:
-        return sorted((r for r in self.records.values() if r.status == "failed"), key=lambda r: r.id)
+        """Those that had cost something: what was refused before any work was billed is nobody's result."""
+        found = (r for r in self.records.values() if r.status == "failed" and r.total_model_flops)
+        return sorted(found, key=lambda r: r.id)
 
     def local(self, r: Record) -> bool:
         """Whether the record lies in a runs folder and was not submitted."""

@@ -199,12 +199,22 @@ def test_a_strategy_of_ones_own_and_what_it_does_wrong(toy, tiny, tmp_path):
     assert record.read((tmp_path / "r").glob("*/record.json").__next__()).status == "finished"
     wrong = go("wrong", "lab.train(lab.only('coppy'))")
     assert wrong.returncode == 2
-    assert "did you mean 'copy'" in wrong.stderr
+    assert wrong.stderr.startswith("harness: strategy wrong: unknown task 'coppy'; did you mean 'copy'")
     broken = go("broken", "1 / 0")
     assert broken.returncode == 1
     assert "ZeroDivisionError" in broken.stderr
     listed = json.loads(harness("list", "runs", "--runs", tmp_path / "r", "--json").stdout)
-    assert sorted(r["status"] for r in listed) == ["failed", "failed", "finished"]
+    assert sorted(r["status"] for r in listed) == ["failed", "finished"], (
+        "what was refused in its first lines began no run"
+    )
+
+
+def test_an_option_that_the_strategy_refuses_is_named_before_a_run_begins(toy, tiny, tmp_path):
+    where = ("--suite", toy, "--model", tiny, "--runs", tmp_path / "r")
+    done = harness("run", "--strategy", "msft", *where, "-o", "C=-1")
+    assert done.returncode == 2
+    assert done.stderr.startswith("harness: option C='-1' of msft: length '-1.0 epoch': expected a positive")
+    assert not (tmp_path / "r").exists()
 
 
 def test_nan_loss_fails_the_run_and_keeps_the_journal(toy, tiny, tmp_path):

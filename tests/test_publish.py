@@ -262,7 +262,8 @@ def test_results_of_a_hub_model_are_found(tmp_path):
 
 def test_failed_runs_are_counted_and_not_shown(tmp_path):
     failed = make_record("dft", 4, status="failed", error="loss is NaN")
-    found = page(tmp_path, make_record(), failed)
+    refused = make_record("sft", 2, status="failed", error="expected a positive number", phases={})
+    found = page(tmp_path, make_record(), failed, refused)  # what never began to compute is not spoken of
     assert f"1 failed run is not shown: dft , seed 4 ( {failed.id} )." in found.text
     assert not (tmp_path / "out" / "runs" / f"{failed.id}.html").exists()
 
