@@ -58,10 +58,12 @@ def gather(sources: Iterable[Path]) -> Gathered:
     folders = list(sources)
     with collected():
         for path in (p for folder in folders for p in _files(folder)):
-            record, problem = _read(path)
-            if record is None:
-                print(f"harness: skipped {path}: {problem}", file=sys.stderr)
-            elif record.id not in found.records or (found.records[record.id].status == "failed" != record.status):
+            try:
+                record = _read(path)
+            except (HarnessError, ValueError, OSError) as error:
+                _skipped(path, error)
+                continue
+            if record.id not in found.records or (found.records[record.id].status == "failed" != record.status):
                 found.records[record.id], found.files[record.id] = record, path
     shown = found.shown
     marks = each(lambda r: _sent(answers(r, found.files[r.id])), shown)
@@ -86,15 +88,18 @@ def _files(folder: Path) -> list[Path]:
     return sorted(results) or sorted(folder.glob("*/record.json"))
 
 
-def _read(path: Path) -> tuple[Record | None, str]:
-    try:
-        if path.stat().st_size > LARGEST:
-            raise HarnessError(f"{path.stat().st_size:,} bytes; expected at most {LARGEST:,}")
-        record = read(path)
-        _check(record)
-    except (HarnessError, ValueError, OSError) as error:
-        return None, " ".join(str(error).split())
-    return record, ""
+def _read(path: Path) -> Record:
+    if path.stat().st_size > LARGEST:
+        raise HarnessError(f"{path.stat().st_size:,} bytes; expected at most {LARGEST:,}")
+    record = read(path)
+    _check(record)
+    return record
+
+
+def _skipped(path: Path, error: Exception) -> None:
+    """One line that names the file once, though most errors name it too."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+    print(f"harness: skipped {path}: {why.partition(f'{str(path)!r}: ')[2] or why}", file=sys.stderr)
 
 
 def _refutations(folders: Sequence[Path]) -> Iterator[Refutation]:
@@ -104,7 +109,7 @@ def _refutations(folders: Sequence[Path]) -> Iterator[Refutation]:
             _check(found.record)
             yield found
         except (HarnessError, ValueError) as error:
-            print(f"harness: skipped {path}: {' '.join(str(error).split())}", file=sys.stderr)
+            _skipped(path, error)
 
 
 def _references(folders: Sequence[Path]) -> Iterator[Reference]:
@@ -117,7 +122,7 @@ def _references(folders: Sequence[Path]) -> Iterator[Reference]:
                 raise HarnessError(f"{wrong[0]}; expected {wrong[1]}")
             yield found
         except HarnessError as error:
-            print(f"harness: skipped {path}: {' '.join(str(error).split())}", file=sys.stderr)
+            _skipped(path, error)
 
 
 def _check(r: Record) -> None:

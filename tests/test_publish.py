@@ -288,6 +288,7 @@ def test_a_broken_record_costs_one_line_and_nothing_else(tmp_path, capsys, chang
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("harness: skipped ")
+    assert lines[0].count("record.json") == 1
     assert said in lines[0]
     assert found.row("whole")
     assert "broken" not in found.text
@@ -298,8 +299,13 @@ def test_a_broken_record_costs_one_line_and_nothing_else(tmp_path, capsys, chang
 def test_files_that_are_no_records_are_skipped(tmp_path, capsys, content):
     (tmp_path / "runs" / "x").mkdir(parents=True)
     (tmp_path / "runs" / "x" / "record.json").write_bytes(content)
-    assert list(load([tmp_path / "runs"])) == []
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / f"0-{8 * '0'}.refuted-{8 * '0'}.json").write_bytes(content)
+    (tmp_path / "results" / f"x.reference-{8 * '0'}.json").write_bytes(content)
+    assert list(load([tmp_path / "runs", tmp_path / "results"])) == []
+    lines = capsys.readouterr().err.splitlines()
+    names = ["/runs/x/record.json", ".refuted-", ".reference-"]
+    assert [line.count(name) for line, name in zip(lines, names, strict=True)] == [1, 1, 1]
 
 
 def test_scores_that_are_not_numbers_are_refused(tmp_path, capsys):
