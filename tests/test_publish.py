@@ -245,6 +245,18 @@ def test_workloads_are_not_mixed(tmp_path, other):
     assert found.row("msft")[3] == "no reference"
 
 
+def test_a_third_is_a_third_on_pages_and_every_digit_where_it_is_pasted_or_counted(tmp_path):
+    third = {"every": 1 / 3}
+    given = make_record("cadft", hyperparameters=third, passed=third)
+    found = page(tmp_path, given, make_record("cadft", hyperparameters={"every": 0.5}), make_record())
+    assert "every=1/3" in found.text
+    assert str(1 / 3) not in found.text
+    run = (tmp_path / "out" / "runs" / f"{given.id}.html").read_text()
+    assert "every=1/3" in run
+    assert f"-o every={1 / 3}" in run
+    assert f"every={1 / 3}" in (tmp_path / "out" / "rows.csv").read_text()
+
+
 def test_each_run_counts_once_and_a_result_goes_before_a_failed_copy(tmp_path):
     good = make_record("msft", 1)
     write_run(make_record("msft", 1, status="failed"), tmp_path / "runs")
