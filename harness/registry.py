@@ -10,6 +10,7 @@ import inspect
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -71,8 +72,16 @@ class Plugin:
         try:
             return self.cls(**values)
         except (TypeError, ValueError, HarnessError) as error:
-            given = ", ".join(f"{key}={text}" for key, text in options.items())
-            raise HarnessError(f"strategy {self.name}{f' ({given})' if given else ''}: {error}") from None
+            raise HarnessError(f"{self._refused(values, options)}: {error}") from None
+
+    def _refused(self, values: Mapping[str, Any], options: Mapping[str, str]) -> str:
+        """The option without which the strategy can be made, if one alone is to blame, or all that was given."""
+        for key, text in options.items():
+            with suppress(TypeError, ValueError, HarnessError):
+                self.cls(**{k: v for k, v in values.items() if k != key})
+                return f"option {key}={text!r} of {self.name}"
+        given = ", ".join(f"{key}={text}" for key, text in options.items())
+        return f"strategy {self.name}" + (f" ({given})" if given else "")
 
 
 @dataclass(frozen=True)

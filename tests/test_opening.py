@@ -57,7 +57,8 @@ def asked(toy, tiny, tmp_path):
         (None, {"tau": "0.5", "k": "1"}, "option tau='0.5' of mine: tau is too small or too large"),
         (None, {"tau": "10", "k": "-1"}, "strategy mine (tau=10, k=-1): k is at least 1"),  # neither alone
         (None, {"tau": "-.inf"}, "option tau='-.inf' of mine: expected a finite number"),
-        (None, {"k": "100"}, "strategy mine (k=100): k is below 100"),
+        (None, {"tau": "2", "k": "100"}, "option k='100' of mine: k is below 100"),
+        ("taskpgm", {"utility": "1", "faithful": "true"}, "option utility='1' of taskpgm: utility needs"),
         ("msft", {"C": "0"}, "option C='0' of msft: length '0.0 epoch': expected a positive"),
         ("msft+cadft", {"msft__C": "-1"}, "option msft.C='-1' of msft+cadft: length '-1.0 epoch'"),
     ],
