@@ -13,6 +13,7 @@ from harness.gather import Answers, Gathered
 from harness.panel import Panel
 from harness.parallel import each
 from harness.paths import canonical, digest
+from harness.plain import number
 from harness.profiles import Target, target
 from harness.record import Record
 from harness.rows import Row, Section, entry, hyperparameters
@@ -196,7 +197,7 @@ def _hints(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
     """Settings, LR and source digest, where the strategy's name alone would be ambiguous in this section."""
     same = [r for r in rows if r.strategy == row.strategy]
     i = row.first.identity
-    hints = [row.settings] if row.settings else []
+    hints = [", ".join(f"{name}={number(value)}" for name, value in row.given.items())] if row.given else []
     peers = [r for r in same if r.multiple == row.multiple and hyperparameters(r.first) == hyperparameters(row.first)]
     if len({r.first.identity.lr for r in peers if row.tuning or not r.tuning}) > 1:
         hints.append(f"lr {i.lr:g}")

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
-from harness import registry, toy, verdicts
+from harness import registry, source, toy, verdicts
 from harness.errors import HarnessError, unknown
 from harness.ledger import read
 from harness.paths import asset
@@ -33,8 +33,9 @@ GRADING = ["lm_eval.filters", "lm_eval.api.instance", "lm_eval.api.metrics"]
 
 
 def check(strategy: str, suite: str | None = None) -> list[Verdict]:
-    """All verdicts on a strategy by name or file. Raises HarnessError for one that does not exist."""
-    located(strategy)
+    """All verdicts on a strategy by name or file. Raises HarnessError for one that does not exist or is no Python."""
+    for file in located(strategy)[1]:
+        source.parsed(Path(file))
     made = toy.own() if suite is None else toy.of_suite(suite)
     with Workshop(made) as workshop:
         return workshop.check(strategy)

@@ -61,7 +61,9 @@ def verify(paths: tuple[Path, ...], regrade: bool, mirror: Path | None) -> None:
     for line in (*found.notes, *found.unreadable):
         click.echo(f"harness: {' '.join(line.split())}", err=True)
     n, problems = len(found.bundles) + len(found.references), len(found.findings)
-    click.echo(f"harness: {n} record{'s' * (n != 1)} read, {problems or 'no'} finding{'s' * (problems != 1)}", err=True)
+    said = f"{n} record{'s' * (n != 1)} read, {problems or 'no'} finding{'s' * (problems != 1)}"
+    lost = f", {len(found.unreadable)} could not be read" if found.unreadable else ""
+    click.echo(f"harness: {said}{lost}", err=True)
     sys.exit(found.exit_code)
 
 

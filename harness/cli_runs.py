@@ -36,6 +36,7 @@ def run(options: tuple[str, ...], tracker: str | None, **values: Any) -> None:
 def _run(options: tuple[str, ...], tracker: str | None, values: dict[str, Any]) -> Path:
     """The run on this rank; the path of its record."""
     from harness import progress, ranks, record
+    from harness.rehearsal import before
     from harness.request import Request, prepare
     from harness.run import execute
     from harness.rundir import finished
@@ -51,6 +52,7 @@ def _run(options: tuple[str, ...], tracker: str | None, values: dict[str, Any]) 
         if asked not in ("auto", scorer):
             click.echo(f"harness: it was scored by {scorer}: harness score {plan.folder} --scorer {asked}", err=True)
     else:
+        before(plan)
         with progress.Live(f"{plan.identity.strategy} on {plan.identity.suite}") as live, ExitStack() as stack:
             done = execute(plan, _watchers(plan, live, tracker, stack), live.say)
     return done

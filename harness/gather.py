@@ -44,7 +44,9 @@ class Gathered:
 
     @property
     def failed(self) -> list[Record]:
-        return sorted((r for r in self.records.values() if r.status == "failed"), key=lambda r: r.id)
+        """Those that had cost something: what was refused before any work was billed is nobody's result."""
+        found = (r for r in self.records.values() if r.status == "failed" and r.total_model_flops)
+        return sorted(found, key=lambda r: r.id)
 
     def local(self, r: Record) -> bool:
         """Whether the record lies in a runs folder and was not submitted."""
@@ -74,10 +76,12 @@ def load(sources: Iterable[Path]) -> Iterator[Record]:
 def _read_all(paths: Iterable[Path], found: Gathered) -> Iterator[tuple[str, Path, Scores]]:
     """Read records into `found`; what has items is passed on, so that they are read at the same time."""
     for path in paths:
-        record, problem = _read(path)
-        if record is None:
-            print(f"harness: skipped {path}: {problem}", file=sys.stderr)
-        elif record.id not in found.records or (found.records[record.id].status == "failed" != record.status):
+        try:
+            record = _read(path)
+        except (HarnessError, ValueError, OSError) as error:
+            _skipped(path, error)
+            continue
+        if record.id not in found.records or (found.records[record.id].status == "failed" != record.status):
             found.records[record.id], found.files[record.id] = record, path
             if record.status != "failed":
                 yield record.id, path, record.scores
@@ -98,15 +102,18 @@ def _files(folder: Path) -> list[Path]:
     return sorted(results) or sorted(folder.glob("*/record.json"))
 
 
-def _read(path: Path) -> tuple[Record | None, str]:
-    try:
-        if path.stat().st_size > LARGEST:
-            raise HarnessError(f"{path.stat().st_size:,} bytes; expected at most {LARGEST:,}")
-        record = read(path)
-        _check(record)
-    except (HarnessError, ValueError, OSError) as error:
-        return None, " ".join(str(error).split())
-    return record, ""
+def _read(path: Path) -> Record:
+    if path.stat().st_size > LARGEST:
+        raise HarnessError(f"{path.stat().st_size:,} bytes; expected at most {LARGEST:,}")
+    record = read(path)
+    _check(record)
+    return record
+
+
+def _skipped(path: Path, error: Exception) -> None:
+    """One line that names the file once, though most errors name it too."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+    print(f"harness: skipped {path}: {why.partition(f'{str(path)!r}: ')[2] or why}", file=sys.stderr)
 
 
 def _refutations(folders: Sequence[Path]) -> Iterator[Refutation]:
@@ -116,7 +123,7 @@ def _refutations(folders: Sequence[Path]) -> Iterator[Refutation]:
             _check(found.record)
             yield found
         except (HarnessError, ValueError) as error:
-            print(f"harness: skipped {path}: {' '.join(str(error).split())}", file=sys.stderr)
+            _skipped(path, error)
 
 
 def _references(folders: Sequence[Path]) -> Iterator[Reference]:
@@ -129,7 +136,7 @@ def _references(folders: Sequence[Path]) -> Iterator[Reference]:
                 raise HarnessError(f"{wrong[0]}; expected {wrong[1]}")
             yield found
         except HarnessError as error:
-            print(f"harness: skipped {path}: {' '.join(str(error).split())}", file=sys.stderr)
+            _skipped(path, error)
 
 
 def _check(r: Record) -> None:

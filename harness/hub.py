@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -28,11 +29,14 @@ def folder(
 
     Raises HarnessError with what to do: whose licence to accept, which revision is unknown, where a copy may lie.
     """
-    return mirrored(kind, name, mirror) or _downloaded(kind, name, tuple(patterns), revision)
+    if there := mirrored(kind, name, mirror):
+        return there
+    hint = f"--mirror DIR looks in DIR/{kind}/{name} first" + (", and found nothing there" if mirror else "")
+    return _downloaded(kind, name, tuple(patterns), revision, hint)
 
 
 @cache
-def _downloaded(kind: Kind, name: str, patterns: tuple[str, ...], revision: str | None) -> Path:
+def _downloaded(kind: Kind, name: str, patterns: tuple[str, ...], revision: str | None, hint: str) -> Path:
     """Once per process, so that all that a run reads of one data set is of one revision."""
     import huggingface_hub
     from huggingface_hub import errors
@@ -54,10 +58,28 @@ def _downloaded(kind: Kind, name: str, patterns: tuple[str, ...], revision: str 
     except errors.RevisionNotFoundError:
         raise HarnessError(f"{NOUN[kind]} {name!r} has no revision {revision!r}") from None
     except Exception as error:  # offline, unknown id, proxy: the library raises many kinds
-        reason = " ".join(str(error).split())[:120]
-        raise HarnessError(
-            f"{NOUN[kind]} {name!r}: the hub cannot give it ({reason}); --mirror DIR looks in DIR/{kind}/{name} first"
-        ) from None
+        raise HarnessError(f"{NOUN[kind]} {name!r}: the hub cannot give it ({_why(error, revision)}); {hint}") from None
+
+
+def _why(error: Exception, revision: str | None) -> str:
+    """What of the hub was asked for and did not come, in one clause."""
+    from huggingface_hub import constants, errors
+
+    none_here = f"its cache here has {f'no revision {revision!r}' if revision else 'no copy'}"
+    if constants.HF_HUB_OFFLINE and isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        return f"{none_here}, and HF_HUB_OFFLINE keeps from asking {constants.ENDPOINT}"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"{constants.ENDPOINT} knows no such name, or it is private: `hf auth login`"
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        cause = error.__cause__
+        said = f" ({type(cause).__name__}: {whole(str(cause), 120)})" if cause else ""
+        return f"{none_here}, and {constants.ENDPOINT} cannot be reached{said}"
+    return f"{constants.ENDPOINT}: {whole(str(error), 200)}"
+
+
+def whole(text: str, longest: int) -> str:
+    """The text on one line; of a longer one as many whole words as there is room for, and an ellipsis."""
+    return textwrap.shorten(text, longest, placeholder=" …")
 
 
 def revision_of(folder: Path) -> str | None:

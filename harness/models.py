@@ -57,7 +57,7 @@ def resolve(name: str, mirror: Path | None = None, weights: bool = True) -> Mode
         raise unknown("model", name, names())
     if there := hub.mirrored("models", source, mirror):
         return _local(name, source, there, weights)
-    return _from_hub(name, source, weights, revision or None)
+    return _from_hub(name, source, weights, revision or None, mirror)
 
 
 def _local(name: str, source: str, folder: Path, weights: bool) -> Model:
@@ -70,9 +70,9 @@ def _local(name: str, source: str, folder: Path, weights: bool) -> Model:
     return Model(name.replace("/", "--"), source, folder, "sha256:" + digest(parts)[:32])
 
 
-def _from_hub(name: str, source: str, weights: bool, revision: str | None) -> Model:
+def _from_hub(name: str, source: str, weights: bool, revision: str | None, mirror: Path | None) -> Model:
     try:
-        folder = hub.folder("models", source, FILES if weights else FILES[1:], revision=revision)
+        folder = hub.folder("models", source, FILES if weights else FILES[1:], mirror, revision)
     except HarnessError as error:
         raise HarnessError(f"{error}; --model pocket needs no hub") from None
     return Model(name.replace("/", "--"), source, folder, folder.name)

@@ -15,7 +15,7 @@ from harness import RULES_VERSION, __version__
 from harness.drawing import nice, readable, whisker, whisker_axis
 from harness.ledger import BESIDE, BILLED
 from harness.paths import asset
-from harness.plain import LONGEST, plain, slug
+from harness.plain import LONGEST, number, plain, slug
 from harness.record import Record
 from harness.rows import Row, one, phase
 from harness.tuning import REFERENCE
@@ -37,6 +37,7 @@ def templates() -> Environment:
         duration=duration,
         slug=slug,
         ticks=ticks,
+        number=number,
         clip=lambda x, n=120: plain(x, n),
         data=lambda x: "" if x is None else f"{x:.6g}",
     )

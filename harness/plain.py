@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
+from fractions import Fraction
 from functools import lru_cache
 
 LONGEST = 2_000  # characters of one string on a page
@@ -22,6 +24,14 @@ def plain(value: object, longest: int = LONGEST) -> str:
         c if c in "\n\t" or unicodedata.category(c) not in HIDDEN else "\N{REPLACEMENT CHARACTER}" for c in found
     )
     return _STACKED.sub("\N{REPLACEMENT CHARACTER}", shown)
+
+
+def number(value: object) -> object:
+    """A number of many digits as people write it, 1/3 or 0.142857; anything else as it is. Only to be looked at."""
+    if not isinstance(value, float) or len(repr(value)) <= 10 or not math.isfinite(value):
+        return value
+    near = Fraction(value).limit_denominator(99)
+    return str(near) if near and float(near) == value else f"{value:.6g}"
 
 
 @lru_cache(maxsize=4096)  # names of tasks, in every line of a run's curves

@@ -13,7 +13,7 @@ from harness.checkpoint import host_bytes
 from harness.curves import SCENARIOS
 from harness.errors import HarnessError
 from harness.ledger import BESIDE, BILLED, billed
-from harness.rehearsal import Outcome, Props, rehearse
+from harness.rehearsal import Outcome, Props, opening, rehearse
 from harness.request import Request, prepare
 
 PEAK = {"A100-80GB": 312e12, "H100": 989e12, "H200": 989e12}  # FLOP/s, dense bf16, from the vendor's data sheets
@@ -29,6 +29,7 @@ def estimate(request: Request, mfu: float = MFU, say: Callable[[str], None] = la
         raise HarnessError(f"mfu {mfu:g}: expected a share of the peak, above 0 and at most 1")
     plan = prepare(request, weights=False)
     props = Props(plan)
+    opening(plan, props)
     outcomes: list[Outcome] = []
     for scenario in SCENARIOS:
         say(f"{plan.identity.strategy}: if {scenario.meaning}")

@@ -30,7 +30,10 @@ from harness.errors import HarnessError
 from harness.executor import Report
 from harness.request import Request
 
-PRELOAD = ["harness.run", "harness.lab", "harness.setup", "harness.score", "transformers.modeling_utils"]
+PRELOAD = [
+    *("harness.run", "harness.lab", "harness.setup", "harness.score", "harness.rehearsal"),
+    "transformers.modeling_utils",
+]
 EVERY = 0.3  # seconds between two reports of a cell
 GRACE = 5.0  # seconds from asking a cell to end to ending it
 
@@ -129,6 +132,7 @@ def work(job: Job, pipe: Connection) -> None:
     log = job.folder / "log.txt"
     _redirect(log)
     try:
+        from harness.rehearsal import before
         from harness.request import prepare
         from harness.run import execute
         from harness.rundir import finished
@@ -139,7 +143,10 @@ def work(job: Job, pipe: Connection) -> None:
                 "its strategy, suite, model or data changed after the matrix was planned; start it again"
             )
         say = lambda line: pipe.send(("say", line))  # noqa: E731
-        path = finished(plan) or execute(plan, _reporter(pipe, job.every), say, job.patience)
+        path = finished(plan)
+        if path is None:
+            before(plan)
+            path = execute(plan, _reporter(pipe, job.every), say, job.patience)
         pipe.send(("done", str(path)))
     except HarnessError as error:
         pipe.send(("failed", str(error)))

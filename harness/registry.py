@@ -7,8 +7,10 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
+import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -61,13 +63,25 @@ class Plugin:
                 )
             try:
                 values[key] = TypeAdapter(hints[key]).validate_python(yaml.safe_load(text))
+                json.dumps(values[key], allow_nan=False, default=str)  # a run's identity is JSON
             except (ValidationError, yaml.YAMLError):
                 kind = getattr(hints[key], "__name__", str(hints[key]))
                 raise HarnessError(f"option {key}={text!r} of {self.name}: expected {kind}") from None
+            except ValueError:
+                raise HarnessError(f"option {key}={text!r} of {self.name}: expected a finite number") from None
         try:
             return self.cls(**values)
-        except (TypeError, ValueError) as error:
-            raise HarnessError(f"strategy {self.name}: {error}") from None
+        except (TypeError, ValueError, HarnessError) as error:
+            raise HarnessError(f"{self._refused(values, options)}: {error}") from None
+
+    def _refused(self, values: Mapping[str, Any], options: Mapping[str, str]) -> str:
+        """The option without which the strategy can be made, if one alone is to blame, or all that was given."""
+        for key, text in options.items():
+            with suppress(TypeError, ValueError, HarnessError):
+                self.cls(**{k: v for k, v in values.items() if k != key})
+                return f"option {key}={text!r} of {self.name}"
+        given = ", ".join(f"{key}={text}" for key, text in options.items())
+        return f"strategy {self.name}" + (f" ({given})" if given else "")
 
 
 @dataclass(frozen=True)
@@ -129,6 +143,19 @@ class Built:
             for name, part in zip(names, self.parts, strict=True)
             for key, value in dataclasses.asdict(part).items()
         }
+
+    def without(self, key: str) -> Built | None:
+        """The same with the default of this hyperparameter, `key` or `part.key`; None where that cannot be made."""
+        prefix, _, name = key.rpartition(".")
+        for i, (part, called) in enumerate(zip(self.parts, self.name.split("+"), strict=True)):
+            default = next((f.default for f in dataclasses.fields(part) if f.name == name), dataclasses.MISSING)
+            if prefix in ("", called) and default is not dataclasses.MISSING:
+                try:
+                    other = dataclasses.replace(part, **{name: default})
+                except (TypeError, ValueError, HarnessError):
+                    return None
+                return Built(self.name, (*self.parts[:i], other, *self.parts[i + 1 :]))
+        return None
 
     def skip(self, suite: Any) -> str | None:
         """The first part's reason why this suite cannot host it, if any."""

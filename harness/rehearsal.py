@@ -1,20 +1,23 @@
-"""A strategy's plot under a real lab, ledger and cap, over an engine without weights: one scenario of a plan."""
+"""A strategy's plot under a real lab, ledger and cap, over an engine without weights: one scenario of a plan.
+
+The plot's first lines alone say, in a fraction of a second, whether it refuses its options: see `opening`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness import models
+from harness import models, ranks
 from harness.checkpoint import n_bytes
 from harness.core import Core, Data
-from harness.curves import Scenario
+from harness.curves import SCENARIOS, Scenario
 from harness.data import tokenise
 from harness.errors import BudgetExhausted, HarnessError
 from harness.flops import Arch
 from harness.journal import Journal
 from harness.lab import RunLab
-from harness.ledger import Ledger, by_phase
+from harness.ledger import BILLED, Entry, Ledger, by_phase
 from harness.loop import Clock, Stage
 from harness.lora import LoraSpec
 from harness.models import Model
@@ -46,9 +49,9 @@ class Outcome:
 class Watchman(Journal):
     """A journal without a file that notices a plot going round in circles."""
 
-    def __init__(self, strategy: str, ledger: Ledger, limit: int) -> None:
+    def __init__(self, ledger: Ledger, limit: int) -> None:
         super().__init__(None)
-        self.strategy, self.ledger, self.limit = strategy, ledger, limit
+        self.ledger, self.limit = ledger, limit
         self.trace: list[Any] = []
         self._spent, self._idle = 0, 0
 
@@ -58,9 +61,7 @@ class Watchman(Journal):
         self._idle = self._idle + 1 if self.ledger.spent == self._spent else 0
         self._spent = self.ledger.spent
         if self._idle >= self.limit:
-            raise HarnessError(
-                f"strategy {self.strategy} was stopped: {self._idle:,} verbs in a row cost nothing, so no budget ends it"
-            )
+            raise HarnessError(f"it was stopped: {self._idle:,} verbs in a row cost nothing, so no budget ends it")
 
 
 class Measured(Session):
@@ -118,12 +119,59 @@ class Props:
         return self._others[name]
 
 
-def rehearse(props: Props, scenario: Scenario) -> Outcome:
-    """`strategy.run(lab)` under the cap. Raises HarnessError for a plot that fails or does not end."""
-    plan = props.plan
+class _Begun(BaseException):
+    """The first billed work is about to be booked. No Exception, so that a strategy cannot swallow it."""
+
+
+class _Threshold(Ledger):
+    """Ends a plot where it would be billed for the first time."""
+
+    def add(self, entry: Entry) -> None:
+        if entry.phase in BILLED:
+            raise _Begun
+        super().add(entry)
+
+
+def opening(plan: Plan, props: Props | None = None) -> None:
+    """Raise HarnessError, naming strategy and option, if the plot refuses what it is given before any work is billed.
+
+    Until then it has been shown nothing that is made up here, so that the run would refuse it too. What crashes otherwise
+    is left to the run, which keeps the traceback.
+    """
+    props = props or Props(plan)
+    error = _refusal(plan, props)
+    if error is None:
+        return
+    for key, text in plan.identity.passed.items():
+        other = plan.strategy.without(key)
+        if other is not None and _refusal(replace(plan, strategy=other), props) is None:
+            raise HarnessError(f"option {key}={text!r} of {plan.identity.strategy}: {error}") from error
+    raise HarnessError(f"{plan.told}: {error}") from error
+
+
+def before(plan: Plan) -> None:
+    """`opening` of a run that is yet to begin, so that what it refuses leaves no folder behind.
+
+    One that goes on has begun. Several ranks would have to agree verb by verb: there the run itself says it.
+    """
+    if ranks.count() == 1 and not (plan.folder / "journal.jsonl").exists():
+        opening(plan)
+
+
+def _refusal(plan: Plan, props: Props) -> Exception | None:
+    core, _, journal = _stage(plan, props, SCENARIOS[0], _Threshold(plan.identity.budget.flops))
+    try:
+        plan.strategy.run(RunLab(core, Session(core, journal), plan.request.seed))
+    except (HarnessError, ValueError) as error:
+        return error
+    except (_Begun, BudgetExhausted, Exception):
+        pass
+    return None
+
+
+def _stage(plan: Plan, props: Props, scenario: Scenario, ledger: Ledger) -> tuple[Core, dict[str, Any], Watchman]:
+    """A core at the beginning of a run, the engines that it has so far (those of other models come later), a journal."""
     n_train = sum(len(items) for items in plan.train.values())
-    ledger = Ledger(plan.identity.budget.flops)
-    journal = Watchman(plan.identity.strategy, ledger, max(IDLE_VERBS, 4 * n_train))
     engine, data = props.engine(props.own, scenario)
     engines = {"": (engine, data)}
 
@@ -132,15 +180,24 @@ def rehearse(props: Props, scenario: Scenario) -> Outcome:
             engines[name] = props.engine(props.other(name), scenario)
         return engines[name]
 
-    store = WeightlessStore()
     sampler = Sampler(plan.request.seed, {task: len(items) for task, items in plan.train.items()})
     clock = Clock(plan.suite.train.schedule, plan.identity.lr)
-    core = Core(engine, data, ledger, store, sampler, clock, Trail(), companion=companion)
+    core = Core(engine, data, ledger, WeightlessStore(), sampler, clock, Trail(), companion=companion)
+    return core, engines, Watchman(ledger, max(IDLE_VERBS, 4 * n_train))
+
+
+def rehearse(props: Props, scenario: Scenario) -> Outcome:
+    """`strategy.run(lab)` under the cap. Raises HarnessError for a plot that fails or does not end."""
+    plan = props.plan
+    ledger = Ledger(plan.identity.budget.flops)
+    core, engines, journal = _stage(plan, props, scenario, ledger)
     session = Measured(core, journal)
     status = _run(plan, RunLab(core, session, plan.request.seed))
     session.measure()
     session.unwind()
     session.measure()
+    store = core.store
+    assert isinstance(store, WeightlessStore)
     answer = core.trail.answer or core.standing
     if answer != core.standing:
         core.restore(answer, "fresh")
@@ -167,8 +224,8 @@ def _run(plan: Plan, lab: RunLab) -> str:
     except BudgetExhausted:
         return "budget"
     except HarnessError as error:
-        raise HarnessError(str(error)) from None  # a run that fails; a plan of it is a wrong request
+        raise HarnessError(f"{plan.told}: {error}") from None  # a run that fails; a plan of it is a wrong request
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
-        raise HarnessError(f"strategy {plan.identity.strategy} cannot be planned: {what}") from error
+        raise HarnessError(f"{plan.told} cannot be planned: {what}") from error
     return "finished"

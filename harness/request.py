@@ -59,6 +59,12 @@ class Plan:
     reused: record.Reused | None = None  # the run whose mixture this one trains on, and what learning it cost
 
     @property
+    def told(self) -> str:
+        """The strategy and its options as they were given, for what is said of it: `strategy msft (C=2)`."""
+        given = ", ".join(f"{key}={text}" for key, text in self.identity.passed.items())
+        return f"strategy {self.identity.strategy}" + (f" ({given})" if given else "")
+
+    @property
     def folder(self) -> Path:
         return self.request.runs / self.id
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,14 @@ def find(text: str, runs: Path, seed: int, like: str | None) -> Record:
 
 
 def _ids(runs: Path) -> list[str]:
-    return [p.parent.name for p in runs.glob("*/record.json")]
+    """The runs there that have ended well and learned a mixture."""
+    found = []
+    for path in runs.glob("*/record.json"):
+        with suppress(HarnessError):
+            source = record.read(path)
+            _event(source)
+            found += [path.parent.name] if source.status != "failed" else []
+    return found
 
 
 def _is_run(folder: Path) -> bool:

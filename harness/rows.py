@@ -67,11 +67,16 @@ class Row:
         return " ".join((self.strategy, *self.hints))
 
     @property
-    def settings(self) -> str:
+    def given(self) -> dict[str, Any]:
         """Hyperparameters given by hand in any of the runs; defaults are not repeated, as far as records tell them."""
         values = {**self.first.identity.passed, **hyperparameters(self.first)}
         names = sorted({n for r in self.runs for n in r.identity.passed if not self._default(n)})
-        return ", ".join(f"{name}={values.get(name)}" for name in names)
+        return {name: values.get(name) for name in names}
+
+    @property
+    def settings(self) -> str:
+        """The same as text, every digit."""
+        return ", ".join(f"{name}={value}" for name, value in self.given.items())
 
     def _default(self, name: str) -> bool:
         """Whether a hyperparameter, by the name that it was given under, has the value that it has without."""

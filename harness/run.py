@@ -130,7 +130,10 @@ class _Run:
             plan.strategy.run(lab)
         except BudgetExhausted:
             status = "budget"
-        except HarnessError:
+        except ranks.RankLost:
+            raise
+        except HarnessError as error:
+            error.args = (f"{plan.told}: {error}",)
             raise
         except Exception as error:
             if disk_is_full(error):
@@ -138,9 +141,7 @@ class _Run:
             if ranks.lost(error):
                 raise ranks.RankLost(str(error)) from error
             (self.folder / "error.txt").write_text(traceback.format_exc())
-            raise RunFailed(
-                f"strategy {plan.request.strategy} failed: {type(error).__name__}: {error} (see error.txt)"
-            ) from error
+            raise RunFailed(f"{plan.told} failed: {type(error).__name__}: {error} (see error.txt)") from error
         finally:
             self.outside = max(0.0, time.perf_counter() - began - lab.seconds_inside)
             journal.close()

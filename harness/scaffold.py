@@ -38,18 +38,20 @@ class CLASS:
 
 TEST = '''"""NAME's plot over given validation curves: no model, milliseconds."""
 
-import pytest
+from contextlib import suppress
 
 from harness.api import BudgetExhausted
 from harness.registry import find
 from harness.scripted import ScriptedLab
 
 
-def test_the_best_look_of_all_stages_is_the_answer():
+def test_the_plot_ends_with_an_answer():
+    # An entry of the list is one train call: each task's values at its looks, higher is better. To be edited.
     lab = ScriptedLab({"a": 10, "b": 10}, [{"a": [0.1, 0.4], "b": [0.1, 0.4]}, {"a": [0.4, 0.2], "b": [0.4, 0.2]}])
-    with pytest.raises(BudgetExhausted):
+    with suppress(BudgetExhausted):  # the end of the list, as the end of a budget
         find("PATH").cls().run(lab)
-    assert lab.answered == "0:1"
+    assert lab.mixtures, "nothing was trained"  # the task weights of each train call
+    assert lab.final != "base"  # say here what your plot answers with: "0:1" is the first call's second look
 '''
 
 SUITE = """\
@@ -112,9 +114,9 @@ SPLITS = {"train": slice(0, 6), "validation": slice(6, 9), "test": slice(9, 12)}
 
 def new_strategy(name: str, folder: Path) -> list[Path]:
     """NAME.py and test_NAME.py below `folder`. Raises HarnessError rather than overwrite."""
-    words = _name(name).split("_")
-    cls = "".join(w.capitalize() for w in words)
     path, test = folder / f"{name}.py", folder / f"test_{name}.py"
+    _check(name, folder, path, test)
+    cls = "".join(w.capitalize() for w in name.split("_"))
     return _write(
         {
             path: STRATEGY.replace("NAME", name).replace("CLASS", cls),
@@ -125,31 +127,41 @@ def new_strategy(name: str, folder: Path) -> list[Path]:
 
 def new_suite(name: str, folder: Path) -> list[Path]:
     """NAME.yaml and its three JSONL files below `folder`. Raises HarnessError rather than overwrite."""
-    files = {folder / f"{_name(name)}.yaml": SUITE.replace("NAME", name)}
+    path, rows_of = folder / f"{name}.yaml", {split: folder / name / f"{split}.jsonl" for split in SPLITS}
+    _check(name, folder, path, *rows_of.values())
+    files = {path: SUITE.replace("NAME", name)}
     for split, part in SPLITS.items():
         rows = [
             json.dumps({"task": task, "input": source, "target": target})
             for task, pairs in ROWS.items()
             for source, target in pairs[part]
         ]
-        files[folder / name / f"{split}.jsonl"] = "\n".join(rows) + "\n"
+        files[rows_of[split]] = "\n".join(rows) + "\n"
     return _write(files)
 
 
-def _name(name: str) -> str:
+def _check(name: str, folder: Path, *files: Path) -> None:
+    """Raises HarnessError for a name that cannot be, files that exist, and a name that something else has."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise HarnessError(f"name {name!r}: expected lower-case letters, digits and _")
-    if name in sys.stdlib_module_names or importlib.util.find_spec(name):
+    for path in files:  # first: a file made here may lie where Python looks for modules
+        if path.exists():
+            raise HarnessError(f"{str(path)!r} exists already; nothing was written")
+    if name in sys.stdlib_module_names or _importable(name, folder):
         raise HarnessError(f"name {name!r} is a Python module's: its file would stand in that module's way")
     if name in builtin() or name in available():
         raise HarnessError(f"name {name!r} is a built-in's: records could not tell them apart")
-    return name
+
+
+def _importable(name: str, folder: Path) -> bool:
+    """Whether there is a module of this name; a folder without code, such as a suite's rows, is none."""
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is not None:
+        return found is not None
+    return any(Path(p).resolve() != (folder / name).resolve() for p in found.submodule_search_locations or ())
 
 
 def _write(files: dict[Path, str]) -> list[Path]:
-    for path in files:
-        if path.exists():
-            raise HarnessError(f"{str(path)!r} exists already; nothing was written")
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -55,7 +55,8 @@ class ScriptedBudget:
 class ScriptedLab:
     """Those verbs of a lab that train, look, mix and move, over given curves.
 
-    `calls` lists (verb, detail) in order; `answered` is the answer's weights.
+    `calls` lists (verb, detail) in order, of a mixture its tasks; `mixtures` the task weights of each `train`. `answered`
+    names the checkpoint that was answered with, `final` what would be scored.
     """
 
     def __init__(self, sizes: Mapping[str, int], script: Sequence[Curves], seed: int = 0) -> None:
@@ -66,6 +67,7 @@ class ScriptedLab:
         self.budget = ScriptedBudget(len(self.script))
         self.rng: np.random.Generator = stream(seed, "strategy")
         self.calls: list[tuple[str, object]] = []
+        self.mixtures: list[Mapping[str, float]] = []
         self.answered: str | None = None
         self.state: dict[str, Any] = {}
         first = self.script[0] if self.script else {t: [float("nan")] for t in self.tasks}
@@ -91,6 +93,7 @@ class ScriptedLab:
         curves = self.script[call]
         self.budget.spent += 1
         self.calls.append(("train", mixture.tasks))
+        self.mixtures.append(dict(mixture.weights))
         every = Length.parse(eval_every).amount if eval_every else 1.0
         looks, start = [], self._standing
         for k in range(len(next(iter(curves.values())))):
@@ -133,6 +136,11 @@ class ScriptedLab:
     def answer(self, checkpoint: Checkpoint | None = None) -> None:
         self.answered = checkpoint.weights if checkpoint else None
         self.calls.append(("answer", self.answered))
+
+    @property
+    def final(self) -> str:
+        """The weights at the end, `base` or `CALL:LOOK` counted from 0: those answered with, else those that stand there."""
+        return self.answered or self._standing
 
     @contextmanager
     def fork(

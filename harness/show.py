@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from harness.errors import HarnessError
+from harness.plain import number
 from harness.record import Record, Reused, read
 
 
@@ -192,15 +194,22 @@ def _runs(runs: Path) -> list[dict[str, Any]]:
 
 
 def narrow(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows as a terminal of 80 columns can show them: the texts of a suite stand under each other."""
-    texts = {"title": "{}", "metric": "scored by {}", "source": "{}"}
-    if not rows or not texts.keys() <= rows[0].keys():
-        return rows
-    return [
-        {k: v for k, v in row.items() if k not in texts}
-        | {"what": "\n".join(text.format(row[key]) for key, text in texts.items())}
-        for row in rows
-    ]
+    """Rows as a terminal of 80 columns can show them: the texts of a suite or of a run stand under each other."""
+    keys = {key for row in rows for key in row}
+    if {"title", "metric", "source"} <= keys:
+        return [_under(row, ["{title}", "scored by {metric}", "{source}"]) for row in rows]
+    if {"name", "status"} <= keys:
+        lines = ["{strategy} on {suite} x {model}", "seed {seed}, budget {budget:g}x", "{reason}"]
+        return [{"name": row["name"], "status": row["status"], "score": None} | _under(row, lines) for row in rows]
+    return rows
+
+
+def _under(row: dict[str, Any], lines: list[str]) -> dict[str, Any]:
+    """The row with `what` in place of the values that these lines show; a line of which something is missing is none."""
+    used = {line: [key for _, key, _, _ in Formatter().parse(line) if key] for line in lines}
+    shown = [line.format(**row) for line, keys in used.items() if all(row.get(key) is not None for key in keys)]
+    gone = {key for keys in used.values() for key in keys}
+    return {key: value for key, value in row.items() if key not in gone} | {"what": "\n".join(shown)}
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
@@ -223,5 +232,5 @@ def _cell(value: Any) -> str:
     from rich.markup import escape
 
     if isinstance(value, dict):
-        return escape(", ".join(f"{k}={v}" for k, v in value.items()))
-    return "" if value is None else escape(str(value))
+        return escape(", ".join(f"{k}={number(v)}" for k, v in value.items()))
+    return "" if value is None else escape(str(number(value)))

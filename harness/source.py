@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from harness.errors import HarnessError
+
 # fmt: off
 PURE = {
     "__future__", "abc", "bisect", "collections", "contextlib", "copy", "dataclasses", "decimal", "enum",
@@ -40,14 +42,29 @@ CITED = re.compile(r"arXiv[:\s]*\d{4}\.\d{4,5}|doi\.org/|github\.com/|\bours\b|\
 
 def findings(path: Path) -> dict[str, list[str]]:
     """Messages by check: documented, imports, private, ends. Modules that the file names are imported to look at them."""
-    text = path.read_text(encoding="utf-8")
-    tree = ast.parse(text, path.name)
+    text, tree = parsed(path)
     return {
         "documented": [] if path.name == "_numerics.py" else list(_undocumented(tree, text.splitlines())),
         "imports": list(dict.fromkeys(_imports(tree))),
         "private": list(dict.fromkeys(_reaches(tree))),
         "ends": list(dict.fromkeys(_catches(tree))),
     }
+
+
+def parsed(path: Path) -> tuple[str, ast.Module]:
+    """The text of a file and its syntax tree. Raises HarnessError, with the line, for what is no Python."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, ast.parse(text, path.name)
+    except OSError as error:
+        why = error.strerror or str(error)
+    except UnicodeDecodeError:
+        why = "it is not UTF-8 text"
+    except SyntaxError as error:
+        why = f"line {error.lineno}: {error.msg}" if error.lineno else error.msg
+    except (ValueError, RecursionError) as error:  # a null character, parentheses beyond all depth
+        why = str(error)
+    raise HarnessError(f"strategy file {path.name!r} cannot be read: {why}")
 
 
 # --- documentation

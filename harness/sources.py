@@ -177,7 +177,7 @@ def rows(suite: Suite, source: Source, split: str, mirror: Path | None) -> Itera
         except HarnessError:
             raise
         except Exception as error:  # the library raises a dozen kinds for "not there"
-            reason = " ".join(str(error).split())[:160]
+            reason = hub.whole(str(error), 160)
             raise HarnessError(
                 f"data {source.hub or source.files!r}: not to be had ({reason})"
                 + (f"; --mirror DIR looks in DIR/datasets/{source.hub} first" if source.hub else "")

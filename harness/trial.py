@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import HarnessError
 from harness.toy import TEST, make_model
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def child(job: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
     try:
         stages(job, answer, watcher)
     except BaseException as error:
-        answer["error"] = f"{type(error).__name__}: {error}"
+        answer["error"] = str(error) if isinstance(error, HarnessError) else f"{type(error).__name__}: {error}"
         answer["line"] = line_of(error, set(job["files"]))
     send(answer | {"found": watcher.found, "flops": watcher.flops})
 

@@ -120,7 +120,7 @@ def noted(key: str) -> Callable[[Trials], str | None]:
         watched = trial(trials, "watched")
         said = [m for rows in watched.get("source", []) for m in rows.get(key, [])]
         said += watched.get("found", {}).get(key, [])
-        if not said and watched["stage"] in ("load", "construct", "skip") and key not in SOURCE:
+        if not said and (watched["stage"] != "done" if key not in SOURCE else "source" not in watched):
             raise Open("since the strategy does not run")
         return "; ".join(dict.fromkeys(said)) or None
 
@@ -133,13 +133,21 @@ SOURCE = ("documented", "imports", "private", "ends")
 # --- the checks
 
 
-def loads(trials: Trials) -> str | None:
+def reached(trials: Trials) -> dict[str, Any]:
+    """The watched trial, which has told how far it came. Raises Open where its process died before it could."""
     watched = trial(trials, "watched")
+    if watched["stage"] == "?":
+        raise Open("since its process died")
+    return watched
+
+
+def loads(trials: Trials) -> str | None:
+    watched = reached(trials)
     return failure(watched) if watched["stage"] == "load" else None
 
 
 def constructs(trials: Trials) -> str | None:
-    watched = trial(trials, "watched")
+    watched = reached(trials)
     if watched["stage"] == "load":
         raise Open("since the file does not load")
     if watched["stage"] != "construct":
@@ -148,7 +156,7 @@ def constructs(trials: Trials) -> str | None:
 
 
 def skip(trials: Trials) -> str | None:
-    watched = trial(trials, "watched")
+    watched = reached(trials)
     if watched["stage"] in ("load", "construct"):
         raise Open("since the strategy cannot be made")
     if watched["stage"] == "skip" and "error" in watched:

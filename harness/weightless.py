@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,14 @@ class Weightless:
         self.passes = dict.fromkeys(self.tasks, 0.0)
         self.moved = 0  # optimizer steps behind the moments
         self.steps, self.looks = 0, 0
-        every = [item for group in (train, validation) for items in group.values() for item in items]
-        self._gold = {item.ids[: -item.supervised]: item for item in every}
+        self._every = [item for group in (train, validation) for items in group.values() for item in items]
         self._train, self._forward = cache(arch.train_step), cache(arch.forward)
         self.trained = sum(p.numel() for p in lm.parameters() if p.requires_grad)
+
+    @cached_property
+    def _gold(self) -> dict[tuple[int, ...], Item]:
+        """Items by their prompts; of a large suite it takes a while, and only what generates asks for it."""
+        return {item.ids[: -item.supervised]: item for item in self._every}
 
     # --- what things cost
 

@@ -93,21 +93,59 @@ def test_what_is_not_there_is_a_wrong_request():
         check("uniform", "bbh")
 
 
-def test_the_command_prints_a_line_a_check_and_exits_1_on_a_cross(tmp_path):
+def harness_check(tmp_path, text):
     path = tmp_path / "mine.py"
-    path.write_text('"""Not Python."""\nclass Plot(:\n')
-    done = subprocess.run(
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return subprocess.run(
         [sys.executable, "-m", "harness", "check", str(path)],
         capture_output=True,
         text=True,
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
+
+
+def test_the_command_prints_a_line_a_check_and_exits_1_on_a_cross(tmp_path):
+    done = harness_check(tmp_path, '"""Needs what is not there."""\nimport nowhere\n')
     lines = done.stdout.splitlines()
     assert done.returncode == 1, done.stderr
-    assert len(lines) == len(verdicts.CHECKS)
-    assert lines[0].startswith("✗ one frozen dataclass with run or wrap: SyntaxError: invalid syntax (mine.py, line 2)")
+    assert [line[2:].partition(":")[0] for line in lines] == list(verdicts.CHECKS)
+    assert lines[0].startswith("✗ one frozen dataclass with run or wrap: strategy file mine.py: ModuleNotFoundError:")
+    # Of what did not load nothing has been tried: what was only read is judged, and no check is ticked for want of trials.
+    ticked = [line[2:] for line in lines if line.startswith("✓")]
+    assert ticked == ["asks only for what harness.api offers", "lets the budget end it"]
+    assert sum(line.startswith("✗") for line in lines) == 3  # and its documentation, and the import
     assert not list(tmp_path.glob("runs"))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('"""Not Python."""\nclass Plot(:\n', "line 2: invalid syntax"),
+        ("def run():\npass\n", "line 2: expected an indented block"),
+        (b'"""Caf\xe9."""\n', "it is not UTF-8 text"),
+        ("x = 1\0\n", "source code string cannot contain null bytes"),
+    ],
+)
+def test_a_file_that_is_no_python_is_one_line_and_exit_2(tmp_path, text, why):
+    done = harness_check(tmp_path, text)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"harness: strategy file 'mine.py' cannot be read: {why}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_dies_or_crashes_ticks_nothing_that_was_not_tried(workshop, tmp_path):
+    head = (ROOT / "tests" / "broken" / "crashes.py").read_text()
+    died = tmp_path / "died.py"
+    died.write_text(head.replace("from dataclasses", "import os\nos._exit(3)\nfrom dataclasses", 1))
+    states = {v.name: v.state for v in workshop.check(str(died), ["watched"])}
+    assert states.pop("runs to its budget") == "broken"
+    assert set(states.values()) == {"open"}
+    found = {v.name: v for v in workshop.check(str(ROOT / "tests" / "broken" / "crashes.py"), ["watched"])}
+    assert found["runs to its budget"].state == "broken"
+    assert found["mixtures are proper"].state == found["never touches the test split"].state == "open"
+    assert str(found["mixtures are proper"]) == "– mixtures are proper: not tried, since the strategy does not run"
 
 
 def test_differences_are_named_where_a_person_can_act_on_them():

@@ -8,7 +8,9 @@ import sys
 import pytest
 
 from harness import record
+from harness.plain import number
 from tests.conftest import make_suite
+from tests.records import make_record, write_run
 
 
 def harness(*args, cwd=None, **env):
@@ -199,12 +201,22 @@ def test_a_strategy_of_ones_own_and_what_it_does_wrong(toy, tiny, tmp_path):
     assert record.read((tmp_path / "r").glob("*/record.json").__next__()).status == "finished"
     wrong = go("wrong", "lab.train(lab.only('coppy'))")
     assert wrong.returncode == 2
-    assert "did you mean 'copy'" in wrong.stderr
+    assert wrong.stderr.startswith("harness: strategy wrong: unknown task 'coppy'; did you mean 'copy'")
     broken = go("broken", "1 / 0")
     assert broken.returncode == 1
     assert "ZeroDivisionError" in broken.stderr
     listed = json.loads(harness("list", "runs", "--runs", tmp_path / "r", "--json").stdout)
-    assert sorted(r["status"] for r in listed) == ["failed", "failed", "finished"]
+    assert sorted(r["status"] for r in listed) == ["failed", "finished"], (
+        "what was refused in its first lines began no run"
+    )
+
+
+def test_an_option_that_the_strategy_refuses_is_named_before_a_run_begins(toy, tiny, tmp_path):
+    where = ("--suite", toy, "--model", tiny, "--runs", tmp_path / "r")
+    done = harness("run", "--strategy", "msft", *where, "-o", "C=-1")
+    assert done.returncode == 2
+    assert done.stderr.startswith("harness: option C='-1' of msft: length '-1.0 epoch': expected a positive")
+    assert not (tmp_path / "r").exists()
 
 
 def test_nan_loss_fails_the_run_and_keeps_the_journal(toy, tiny, tmp_path):
@@ -269,6 +281,55 @@ def test_records_that_cannot_be_read_hide_no_others(tmp_path):
     listed = json.loads(harness("list", "runs", "--runs", tmp_path, "--json").stdout)
     assert [r["status"] for r in listed] == ["unfinished"]
     assert "not UTF-8" in harness("show", folder).stderr
+
+
+def test_runs_fit_a_terminal_of_80_columns_and_their_ids_can_be_pasted(tmp_path):
+    long = "strategy dft (alpha=0.5): the loss is not finite at step 17 [of 20]; a smaller learning rate may help"
+    made = [
+        make_record(),
+        make_record("msft+cadft", 3, suite="metamathqa", model="Qwen--Qwen2.5-0.5B", multiple=1 / 3),
+        make_record("dft", 12, status="failed", error=long),
+    ]
+    for r in made:
+        (write_run(r, tmp_path).parent / "config.yaml").write_text("x: 1")
+    (tmp_path / "0123456789abcdef").mkdir()
+    (tmp_path / "0123456789abcdef" / "config.yaml").write_text("x: 1")
+    lines = harness("list", "runs", "--runs", tmp_path, COLUMNS="80").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert [row[0] for row in cells if row[0]] == sorted([*(r.id for r in made), "0123456789abcdef"])
+    starts = {row[0]: k for k, row in enumerate(cells) if row[0]}
+    ends = dict(zip(starts, [*list(starts.values())[1:], len(cells)], strict=True))
+    text = {name: " ".join(row[3] for row in cells[at : ends[name]]).strip() for name, at in starts.items()}
+    assert text[made[0].id] == "proportional on pocket x pocket seed 0, budget 1x"
+    assert text[made[1].id] == "msft+cadft on metamathqa x Qwen--Qwen2.5-0.5B seed 3, budget 0.333333x"
+    assert text[made[2].id] == f"dft on pocket x pocket seed 12, budget 1x {long}"
+    assert text["0123456789abcdef"] == ""
+    listed = json.loads(harness("list", "runs", "--runs", tmp_path, "--json").stdout)
+    assert [r["name"] for r in listed] == sorted(starts)
+    keys = ["name", "status", "strategy", "suite", "model", "seed", "budget", "score", "reason"]
+    assert {r["name"]: list(r) for r in listed}[made[1].id] == keys
+    assert {r["name"]: r.get("budget") for r in listed}[made[1].id] == 1 / 3
+
+
+def test_a_number_of_many_digits_is_shown_as_people_write_it():
+    shown = {
+        1 / 3: "1/3",
+        2 / 7: "2/7",
+        0.1 + 0.2: "0.3",
+        1 / 997: "0.00100301",
+        -5 / 6: "-5/6",
+        0.25: 0.25,
+        1e-6: 1e-6,
+    }
+    assert {x: number(x) for x in shown} == shown
+    assert [number(x) for x in (float("inf"), 10**17, "0.3333333333333333", None, True)] == [
+        float("inf"), 10**17, "0.3333333333333333", None, True,
+    ]  # fmt: skip
+    row = " ".join(harness("list", "strategies").stdout.partition("CADFT")[2].partition("CoLM")[0].split())
+    assert "every=1/3," in row
+    listed = json.loads(harness("list", "strategies", "--json").stdout)
+    assert next(s for s in listed if s["name"] == "cadft")["options"]["every"] == 1 / 3
 
 
 def test_a_test_file_that_is_missing_is_said_before_training(tiny, tmp_path):

@@ -235,8 +235,11 @@ def test_plots_run_without_torch():
     assert done.stdout.strip() == "0:1", done.stderr
 
 
-@pytest.mark.parametrize("name", ["proportional", "uniform", "temperature"])
-def test_static_strategies_train_once_on_the_rest(name):
-    lab = ScriptedLab({"a": 5, "b": 10}, [{"a": [0.0], "b": [0.0]}])
+@pytest.mark.parametrize(("name", "tau"), [("proportional", 1), ("uniform", 0), ("temperature", 0.3)])
+def test_static_strategies_train_once_on_the_rest(name, tau):
+    lab = ScriptedLab({"a": 5, "b": 10}, [{"a": [0.0, 0.1], "b": [0.0, 0.1]}])
     find(name).cls().run(lab)
-    assert [v for v, _ in lab.calls] == ["train"]
+    assert lab.calls == [("train", ("a", "b"))]
+    share = 1 / (1 + 2**tau)
+    assert lab.mixtures == [pytest.approx({"a": share, "b": 1 - share})]
+    assert (lab.answered, lab.final) == (None, "0:1")

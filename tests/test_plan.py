@@ -255,7 +255,9 @@ def test_disk_and_memory_in_bytes(tmp_path, toy, tiny):
     ("body", "reason"),
     [
         ("while True:\n    lab.sample('copy', 2)", "10,000 verbs in a row cost nothing"),
-        ("raise ValueError('no such thing')", "cannot be planned: ValueError: no such thing"),
+        ("raise ValueError('no such thing')", "strategy mine: no such thing"),
+        ("lab.train(lab.uniform(), '1 step')\n1 / 0", "strategy mine cannot be planned: ZeroDivisionError"),
+        ("lab.train(lab.uniform(), '1 step')\nlab.train(lab.uniform(), 'x')", "strategy mine: length 'x'"),
         ("for _ in range(70):\n    lab.train(lab.uniform(), '1 step'); lab.checkpoint()", "64 checkpoints"),
         ("lab.train(lab.uniform(), example_weights=lambda b: [1.0])", r"expected \(4,\)"),
         ("lab.train(lab.uniform(), '1 parsec')", "parsec"),

@@ -245,6 +245,18 @@ def test_workloads_are_not_mixed(tmp_path, other):
     assert found.row("msft")[3] == "no reference"
 
 
+def test_a_third_is_a_third_on_pages_and_every_digit_where_it_is_pasted_or_counted(tmp_path):
+    third = {"every": 1 / 3}
+    given = make_record("cadft", hyperparameters=third, passed=third)
+    found = page(tmp_path, given, make_record("cadft", hyperparameters={"every": 0.5}), make_record())
+    assert "every=1/3" in found.text
+    assert str(1 / 3) not in found.text
+    run = (tmp_path / "out" / "runs" / f"{given.id}.html").read_text()
+    assert "every=1/3" in run
+    assert f"-o every={1 / 3}" in run
+    assert f"every={1 / 3}" in (tmp_path / "out" / "rows.csv").read_text()
+
+
 def test_each_run_counts_once_and_a_result_goes_before_a_failed_copy(tmp_path):
     good = make_record("msft", 1)
     write_run(make_record("msft", 1, status="failed"), tmp_path / "runs")
@@ -262,7 +274,8 @@ def test_results_of_a_hub_model_are_found(tmp_path):
 
 def test_failed_runs_are_counted_and_not_shown(tmp_path):
     failed = make_record("dft", 4, status="failed", error="loss is NaN")
-    found = page(tmp_path, make_record(), failed)
+    refused = make_record("sft", 2, status="failed", error="expected a positive number", phases={})
+    found = page(tmp_path, make_record(), failed, refused)  # what never began to compute is not spoken of
     assert f"1 failed run is not shown: dft , seed 4 ( {failed.id} )." in found.text
     assert not (tmp_path / "out" / "runs" / f"{failed.id}.html").exists()
 
@@ -287,6 +300,7 @@ def test_a_broken_record_costs_one_line_and_nothing_else(tmp_path, capsys, chang
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("harness: skipped ")
+    assert lines[0].count("record.json") == 1
     assert said in lines[0]
     assert found.row("whole")
     assert "broken" not in found.text
@@ -297,8 +311,13 @@ def test_a_broken_record_costs_one_line_and_nothing_else(tmp_path, capsys, chang
 def test_files_that_are_no_records_are_skipped(tmp_path, capsys, content):
     (tmp_path / "runs" / "x").mkdir(parents=True)
     (tmp_path / "runs" / "x" / "record.json").write_bytes(content)
-    assert list(load([tmp_path / "runs"])) == []
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / f"0-{8 * '0'}.refuted-{8 * '0'}.json").write_bytes(content)
+    (tmp_path / "results" / f"x.reference-{8 * '0'}.json").write_bytes(content)
+    assert list(load([tmp_path / "runs", tmp_path / "results"])) == []
+    lines = capsys.readouterr().err.splitlines()
+    names = ["/runs/x/record.json", ".refuted-", ".reference-"]
+    assert [line.count(name) for line, name in zip(lines, names, strict=True)] == [1, 1, 1]
 
 
 def test_scores_that_are_not_numbers_are_refused(tmp_path, capsys):

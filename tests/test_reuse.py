@@ -215,9 +215,15 @@ def test_only_the_same_entry_on_the_same_workload_takes_it(toy, tiny, sources, g
     junk = tmp_path / "junk.json"
     junk.write_text("{")
     refused("record '.*junk.json'", junk)
-    again, second = go(tmp_path, "taskpgm", options={"mixture": str(path)})
+    again, _ = go(tmp_path, "taskpgm", options={"mixture": str(path)})
     refused(f"it has learned nothing, it took the mixture of run {first.id}; take that run's", again)
-    refused(f"did you mean '{second.id}'", second.id[:-1] + "z")
+    typed = first.id[:-1] + "z"
+    # Nearer, but not offered: a run that failed, and a record that cannot be read; nor the one that took a mixture over.
+    for text, state in ((first.id, "finished"), (typed[:-1] + "y", "failed"), (typed[:-1] + "x", "junk")):
+        (tmp_path / text).mkdir()
+        raw = json.loads(path.read_text()) | {"status": state}
+        (tmp_path / text / "record.json").write_text("{" if state == "junk" else json.dumps(raw))
+    refused(f"unknown run '{typed}'; did you mean '{first.id}'", typed)
     with pytest.raises(HarnessError, match="one mixture at most"):
         prepare(asked(toy, tiny, tmp_path, path, options={"taskpgm.mixture": str(path)}))
 

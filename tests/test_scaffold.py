@@ -11,9 +11,10 @@ import yaml
 
 from harness import record, stock
 from harness.data import load_rows
-from harness.errors import HarnessError
+from harness.errors import BudgetExhausted, HarnessError
 from harness.registry import find
 from harness.scaffold import SUITE, new_strategy, new_suite
+from harness.scripted import ScriptedLab
 from harness.suite import load_suite
 from tests.conftest import ROOT
 from tests.mirrors import write
@@ -102,12 +103,29 @@ def test_the_guides_scoring_tasks_can_be_followed(tmp_path):
     assert (how.filter, how.max_new_tokens, how.until) == ("flexible-extract", 256, ("### Instruction",))
 
 
-def test_a_new_strategy_has_a_test_that_passes(tmp_path):
+def test_a_new_strategy_has_a_test_that_passes_whatever_plot_it_is_made_into(tmp_path):
     made = new_strategy("my_method", tmp_path)
     assert [p.name for p in made] == ["my_method.py", "test_my_method.py"]
     assert find(str(made[0])).cls.__name__ == "MyMethod"
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", made[1]], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout
+    lab = ScriptedLab({"a": 10}, [{"a": [0.1, 0.4]}, {"a": [0.4, 0.5]}, {"a": [0.5, 0.2]}])
+    with pytest.raises(BudgetExhausted):
+        find(str(made[0])).cls().run(lab)
+    assert lab.answered == lab.final == "1:1", "the best look of all stages"
+    plots = {
+        "simple": "lab.train(lab.proportional(), '1 epoch')\n        lab.answer()",
+        "simplest": "lab.train(lab.uniform())",
+        "kept": "h = lab.train(lab.only('a'), keep='last')\n        lab.answer(h.last.checkpoint)",
+        "idle": "lab.answer()",
+    }
+    for name, body in plots.items():
+        path, _ = new_strategy(name, tmp_path)
+        head, run, _ = path.read_text().partition("    def run(self, lab: Lab) -> None:\n")
+        path.write_text(f"{head}{run}        {body}\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert "4 passed" in done.stdout, done.stdout
+    assert "1 failed" in done.stdout
+    assert "AssertionError: nothing was trained" in done.stdout
 
 
 def test_nothing_is_overwritten_and_names_are_checked(tmp_path):
@@ -120,3 +138,16 @@ def test_nothing_is_overwritten_and_names_are_checked(tmp_path):
         with pytest.raises(HarnessError, match=repr(taken)):
             new_strategy(taken, tmp_path)
     assert harness("new", cwd=tmp_path).returncode == 2
+
+
+def test_what_new_has_made_in_the_current_folder_is_no_module_in_the_way(tmp_path):
+    assert harness("new", "mine", cwd=tmp_path).returncode == 0
+    again = harness("new", "mine", cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (2, "harness: 'mine.py' exists already; nothing was written\n")
+    assert harness("new", "--suite", "ours", cwd=tmp_path).returncode == 0
+    again = harness("new", "--suite", "ours", cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (2, "harness: 'ours.yaml' exists already; nothing was written\n")
+    assert harness("new", "ours", cwd=tmp_path).returncode == 0  # the suite's folder of rows is no module
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "__init__.py").touch()
+    assert "'theirs' is a Python module's" in harness("new", "theirs", cwd=tmp_path).stderr

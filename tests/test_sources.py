@@ -16,6 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import yaml
+from huggingface_hub import errors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -319,12 +320,43 @@ def test_offline_a_cached_revision_is_read_and_a_missing_one_is_a_line(tmp_path,
 
 
 @pytest.mark.parametrize(
+    ("error", "offline", "why"),
+    [
+        (errors.LocalEntryNotFoundError("No " + "it " * 99), True, "no copy, and HF_HUB_OFFLINE keeps from asking URL"),
+        (errors.LocalEntryNotFoundError("Cannot find it."), False, "no copy, and URL cannot be reached"),
+        (RuntimeError("too many " + "words " * 99), False, "URL: too many " + "words " * 30 + "…"),
+        (
+            errors.HFValidationError("Repo id must be 'namespace/name': 'own/a/b'."),
+            True,
+            "URL: Repo id must be 'namespace",
+        ),
+        (None, False, "URL knows no such name, or it is private: `hf auth login`"),
+    ],
+)
+def test_what_the_hub_cannot_give_is_one_whole_line(monkeypatch, tmp_path, error, offline, why):
+    def fail(*_, **__):
+        if error is None:
+            raise errors.RepositoryNotFoundError("404", response=_Response())
+        raise error from ConnectionError("[Errno -2] Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    for mirror, found in ((None, ""), (tmp_path, ", and found nothing there")):
+        with pytest.raises(HarnessError) as caught:
+            models.resolve("own/m", mirror)
+        said = str(caught.value)
+        assert said.startswith("model 'own/m': the hub cannot give it (")
+        assert why.replace("URL", huggingface_hub.constants.ENDPOINT)[:140] in said
+        assert said.endswith(f"); --mirror DIR looks in DIR/models/own/m first{found}; --model pocket needs no hub")
+        assert said.count("(") == said.count(")")
+        assert len(said) < 420
+
+
+@pytest.mark.parametrize(
     ("kind", "page"),
     [("datasets", "https://huggingface.co/datasets/own/gated"), ("models", "https://huggingface.co/own/gated")],
 )
 def test_gated_names_the_licence_page(monkeypatch, kind, page):
-    from huggingface_hub import errors
-
     asked = {}
 
     def gated(name, **named):
@@ -344,8 +376,6 @@ class _Response:
 
 
 def test_an_unknown_revision_is_named(monkeypatch):
-    from huggingface_hub import errors
-
     def unknown(name, **named):
         raise errors.RevisionNotFoundError("404", response=_Response())
 

@@ -378,6 +378,15 @@ def test_items_that_are_no_items_are_status_2(s, data):
     assert found.exit_code == 2
 
 
+def test_the_sum_says_how_many_could_not_be_read(s):
+    path = s.write()
+    for name in ("1-00000000.json", "2-00000000.json"):
+        path.with_name(name).write_text("{")
+    done = CliRunner().invoke(cli, ["verify", str(path.parent)])
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1] == "harness: 1 record read, no findings, 2 could not be read"
+
+
 def test_findings_are_status_1_and_one_line_each(s):
     put("identity.seed", 3)(s)
     path = s.write()
