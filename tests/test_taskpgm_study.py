@@ -100,7 +100,7 @@ def test_a_run_with_utility_pays_one_look_more(toy, tiny, tmp_path):
     assert set(by_phase(core)) == {"train", "proxy", "probe", "look"}
     assert len(logs["gains"][0]["nats"]) == 3
     for wrong in ({"affinity": "jsd"}, {"proxy": "pocket"}, {"faithful": "true"}):
-        with pytest.raises(HarnessError, match="option .* of taskpgm: utility needs affinity=pmi"):
+        with pytest.raises(HarnessError, match=r"option .* of taskpgm: utility needs affinity=pmi"):
             resolve("taskpgm").build({"utility": "0.1"} | wrong)
 
 
