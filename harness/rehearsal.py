@@ -13,6 +13,7 @@ from harness.checkpoint import n_bytes
 from harness.core import Core, Data
 from harness.curves import SCENARIOS, Scenario
 from harness.data import tokenise
+from harness.engine import Step
 from harness.errors import BudgetExhausted, HarnessError
 from harness.flops import Arch
 from harness.journal import Journal
@@ -98,10 +99,10 @@ class Props:
     def _skeleton(self, model: Model) -> Any:
         return skeleton(model.folder, self.lora)
 
-    def engine(self, parts: Any, scenario: Scenario) -> tuple[Weightless, Data]:
+    def engine(self, parts: Any, scenario: Scenario, kind: type[Weightless]) -> tuple[Weightless, Data]:
         """Its own engine and rewritten responses for each scenario."""
         lm, arch, tokenizer, train, validation = parts
-        engine = Weightless(lm, arch, tokenizer, train, validation, scenario, self.horizon)
+        engine = kind(lm, arch, tokenizer, train, validation, scenario, self.horizon)
         return engine, Data(self.plan.suite, train, validation, self.plan.rows, tokenizer)
 
     def other(self, name: str) -> Any:
@@ -132,6 +133,13 @@ class _Threshold(Ledger):
         super().add(entry)
 
 
+class _Still(Weightless):
+    """Takes no step: what calls back in it would see made-up losses before they are billed."""
+
+    def step(self, *_: Any, **__: Any) -> Step:
+        raise _Begun
+
+
 def opening(plan: Plan, props: Props | None = None) -> None:
     """Raise HarnessError, naming strategy and option, if the plot refuses what it is given before any work is billed.
 
@@ -159,7 +167,8 @@ def before(plan: Plan) -> None:
 
 
 def _refusal(plan: Plan, props: Props) -> Exception | None:
-    core, _, journal = _stage(plan, props, SCENARIOS[0], _Threshold(plan.identity.budget.flops))
+    ledger = _Threshold(plan.identity.budget.flops)
+    core, _, journal = _stage(plan, props, SCENARIOS[0], ledger, _Still)
     try:
         plan.strategy.run(RunLab(core, Session(core, journal), plan.request.seed))
     except (HarnessError, ValueError) as error:
@@ -169,15 +178,17 @@ def _refusal(plan: Plan, props: Props) -> Exception | None:
     return None
 
 
-def _stage(plan: Plan, props: Props, scenario: Scenario, ledger: Ledger) -> tuple[Core, dict[str, Any], Watchman]:
+def _stage(
+    plan: Plan, props: Props, scenario: Scenario, ledger: Ledger, kind: type[Weightless] = Weightless
+) -> tuple[Core, dict[str, Any], Watchman]:
     """A core at the beginning of a run, the engines that it has so far (those of other models come later), a journal."""
     n_train = sum(len(items) for items in plan.train.values())
-    engine, data = props.engine(props.own, scenario)
+    engine, data = props.engine(props.own, scenario, kind)
     engines = {"": (engine, data)}
 
     def companion(name: str) -> tuple[Weightless, Data]:
         if name not in engines:
-            engines[name] = props.engine(props.other(name), scenario)
+            engines[name] = props.engine(props.other(name), scenario, kind)
         return engines[name]
 
     sampler = Sampler(plan.request.seed, {task: len(items) for task, items in plan.train.items()})

@@ -93,6 +93,27 @@ def test_what_crashes_or_comes_later_is_left_to_the_run_which_names_what_it_was_
     assert not any(str(tmp_path) in error for error in errors)
 
 
+def test_no_callback_is_shown_what_is_made_up(toy, tiny, tmp_path):
+    path = tmp_path / "nosy.py"
+    path.write_text(NOSY)
+    opening(prepare(Request(str(path), str(tiny), str(toy), runs=tmp_path / "runs")))
+
+
+NOSY = '''"""Refuses all that it is shown."""
+from dataclasses import dataclass
+from harness.api import Lab
+
+def refuse(seen):
+    raise ValueError("shown")
+
+@dataclass(frozen=True)
+class Nosy:
+    def run(self, lab: Lab) -> None:
+        with lab.fork("proxy") as fork:
+            fork.train(lab.uniform(), "2 step", example_weights=refuse, objective=refuse)
+'''
+
+
 def test_a_cell_of_a_matrix_refuses_it_too_and_leaves_no_run(asked, tmp_path, monkeypatch):
     monkeypatch.setattr("harness.process.os.setsid", lambda: None)
     monkeypatch.setattr("harness.process._redirect", lambda log: None)

@@ -211,7 +211,8 @@ def test_a_strategy_that_replays_differently_is_stopped(forks, toy, tiny, tmp_pa
     flag.touch()
     done = forks.run(asked)
     assert done["status"] == 1
-    assert "NonDeterministicStrategy: verb 0 was train and is train on replay with other arguments" in done["error"]
+    said = "verb 0 was train and is train on replay with other arguments"
+    assert f"NonDeterministicStrategy: strategy fickle: {said}" in done["error"]
 
 
 @pytest.mark.parametrize("place", ["verb:3", "between:4", "snapshot:5", "step:7", "score:1", "record:1"])
