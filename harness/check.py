@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness import registry, source, toy, verdicts
-from harness.errors import HarnessError, unknown
+from harness.errors import HarnessError
 from harness.ledger import read
 from harness.paths import asset
 from harness.verdicts import Verdict
@@ -87,7 +87,7 @@ def located(strategy: str) -> tuple[str, list[str]]:
             spec = importlib.util.find_spec(registry.entry_points()[part].module)
             files += [spec.origin] if spec and spec.origin else []
         else:
-            raise unknown("strategy", part, registry.names())
+            registry.find(part)  # raises, with the nearest name or file
         parts.append(part)
     return "+".join(parts), files
 

@@ -82,7 +82,11 @@ def test_a_lens_is_checked_under_a_plot(workshop):
     assert not crosses(found)
 
 
-def test_what_is_not_there_is_a_wrong_request():
+def test_what_is_not_there_is_a_wrong_request(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").touch()
+    with pytest.raises(HarnessError, match=r"unknown strategy 'mine'; did you mean the file 'mine.py'\?"):
+        check("mine")
     with pytest.raises(HarnessError, match="unknown strategy 'proportionl'; did you mean 'proportional'"):
         check("proportionl")
     with pytest.raises(HarnessError, match="does not exist"):
