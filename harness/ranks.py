@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.errors import HarnessError, RunFailed
+from harness.rendezvous import fresh
 
 if TYPE_CHECKING:
     import torch
@@ -200,6 +201,7 @@ def together() -> Iterator[None]:
         torch.cuda.set_device(place)
     store, rank, size = next(iter(rendezvous("env://", timeout=limit)))
     store.set_timeout(limit)
+    store = fresh(store, rank, size, limit)
     dist.Backend.register_backend(GLOO, _gloo, devices=["cpu"])
     dist.init_process_group("nccl" if gpu() else GLOO, store=store, rank=rank, world_size=size, timeout=limit)
     host = dist.new_group(backend=GLOO, timeout=limit) if gpu() else None

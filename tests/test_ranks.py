@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from harness import ranks
 from harness.errors import HarnessError
 from harness.journal import near
+from harness.rendezvous import fresh
 from tests.conftest import ROOT
 from tests.spmd import Ranks
 from tests.test_replay import FILE
@@ -284,3 +286,33 @@ def test_results_that_differ_by_rounding_only():
     assert not near(had, {"looks": [[0, 0.5, {"a": 1.01}, None]], "cut": False})
     assert not near(had, {"looks": [[1, 0.5, {"a": 1.0}, None]], "cut": False})
     assert not near(had, {"looks": [[0, 0.5, {"a": 1.0}, None]], "cut": True})
+
+
+def test_ranks_of_an_attempt_meet_where_the_dead_have_left_word():
+    """One store through three attempts, as torchrun keeps it: what was asked and answered before is still there."""
+    from torch.distributed import TCPStore
+
+    limit = timedelta(seconds=60)
+    master = TCPStore("127.0.0.1", 0, None, True, limit, wait_for_workers=False)
+
+    def client():
+        return TCPStore("127.0.0.1", master.port, None, False, limit)
+
+    def meet(rank, size):
+        part = fresh(client(), rank, size, limit)
+        part.set(f"here {rank}", str(attempt))
+        part.wait([f"here {r}" for r in range(size)], limit)
+        return [part.get(f"here {r}").decode() for r in range(size)]
+
+    for attempt, size in enumerate((3, 3, 2)):
+        master.set("asked 1", f"1-{attempt}-long gone")
+        with ThreadPoolExecutor(size) as pool:
+            found = list(pool.map(meet, range(size), [size] * size))
+        assert found == [[str(attempt)] * size] * size
+
+
+def test_a_rank_that_does_not_come_is_one_line():
+    from torch.distributed import HashStore
+
+    with pytest.raises(HarnessError, match=r"ranks that did not come within 0\.1 s: 1, 2"):
+        fresh(HashStore(), 0, 3, timedelta(seconds=0.1))
