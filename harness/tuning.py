@@ -28,7 +28,7 @@ def tuned(rows: Sequence[Row]) -> list[Row]:
     for group in grouped(rows, lambda row: entry(row.first, rate=False)):
         whole, most = [row for row in group if not row.provisional], max(len(row.runs) for row in group)
         chosen = whole or [row for row in group if len(row.runs) == most]
-        others = [row for row in group if not any(row is c for c in chosen)]
+        others = [part for row in group if not any(row is c for c in chosen) for part in _apart(row, chosen)]
         split = [_looked_at(row, [o for o in others if _could_choose(o, row)]) for row in chosen]
         if (not whole and len(chosen) > 1) or not all(row.runs for row, _ in split):
             anchor = reference(chosen)  # differences need one
@@ -48,15 +48,25 @@ def _looked_at(row: Row, others: Sequence[Row]) -> tuple[Row, tuple[Record, ...]
     return replace(row, runs=kept, rates=(*(r for o in others for r in o.runs), *looked)), looked
 
 
+def _apart(other: Row, chosen: Sequence[Row]) -> list[Row]:
+    """A row of another rate, without those of its runs that cannot have chosen any of these rates: they are another row."""
+    mine = range(other.needed)
+    same, own = (tuple(r for r in other.runs if (r.identity.seed in mine) is x) for x in (True, False))
+    if not same or not own or any(_could_choose(replace(other, runs=same), row) for row in chosen):
+        return [other]
+    return [replace(other, runs=own), replace(other, runs=same)]
+
+
 def _could_choose(other: Row, row: Row) -> bool:
     """Whether a row of another rate can have had a say in this one's. One on the seeds that every row has cannot if it began
     after this row had them all, or is a single run: anybody's run at the suite's rate would else cost a row its seeds.
     """
     mine = range(row.needed)
-    if row.provisional or not any(r.identity.seed in mine for r in other.runs):
+    same = [r for r in other.runs if r.identity.seed in mine]
+    if row.provisional or not same:
         return True
     whole = max(_moment(r.ended, datetime.max) for r in row.runs if r.identity.seed in mine)
-    return len(other.runs) > 1 and min(_moment(r.started, datetime.min) for r in other.runs) < whole
+    return len(same) > 1 and min(_moment(r.started, datetime.min) for r in same) < whole
 
 
 def _moment(text: str, unknown: datetime) -> datetime:

@@ -174,6 +174,23 @@ def test_what_chose_no_rate_takes_no_seed_of_a_whole_row(tmp_path, seeds, when, 
     assert not found["msft", 1e-3].tuning
 
 
+@pytest.mark.parametrize(("seeds", "kept"), [((0,), 10), ((0, 1), 8)])
+def test_a_run_at_a_rate_that_was_tried_on_other_seeds_is_no_part_of_that(tmp_path, seeds, kept):
+    """As after `make demo`: seed 0 at the suite's rate, which the tuning of the reference has tried on seeds of its own."""
+    row = [make_record("proportional", s, {"a": 0.8}) for s in range(10)]
+    grid = [make_record("proportional", s, {"a": 0.5}, lr=lr) for lr in (4e-4, 1e-3) for s in (1000, 1001)]
+    demo = [make_record("proportional", s, {"a": 0.6}, lr=4e-4) for s in seeds]
+    for r in (*row, *grid, *demo, make_record("msft", 0, {"a": 0.5})):
+        write_run(r, tmp_path)
+    (section,) = sections(gather([tmp_path]))
+    (reference,) = [r for r in section.rows if r.is_reference]
+    assert (len(reference.runs), reference.provisional) == (kept, kept < 10)
+    tried = {(r.tuning, *(x.identity.seed for x in r.runs)) for r in section.rows if r.first.identity.lr == 4e-4}
+    apart = {(True, 1000, 1001), (False, 0)}
+    assert tried == (apart if kept == 10 else {(True, 0, 1, 1000, 1001)})
+    assert reference.tuned == pytest.approx(4 if kept == 10 else 8)
+
+
 def test_the_reference_is_the_row_whose_rate_was_tuned_not_the_one_with_most_seeds(tmp_path):
     grid = [make_record("proportional", s, {"a": 0.5}, lr=lr) for lr in (5e-4, 1e-3) for s in (1000, 1001)]
     row = [make_record("proportional", s, {"a": 0.8}) for s in range(10)]
