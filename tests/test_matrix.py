@@ -163,10 +163,13 @@ def test_the_study_of_msft_is_what_it_says():
 
 
 def test_the_study_of_selectors_is_what_it_says():
-    drafts, tuned = (
-        axes.drafts(ROOT / "benchmarks" / f"{name}_partitionsel.yaml", {}, Request()) for name in ("study", "tuning")
+    ten, updates, tuned = (
+        axes.drafts(ROOT / "benchmarks" / f"{name}.yaml", {}, Request())
+        for name in ("study_partitionsel", "study_partitionsel_updates", "tuning_partitionsel")
     )
-    assert (len(drafts), len(tuned)) == (240, 72)
+    assert (len(ten), len(updates), len(tuned)) == (190, 35, 72)
+    assert sum(d.request in [x.request for x in ten] for d in updates) == 10
+    drafts = ten + updates
     # All choose a quarter of the same pool, and whoever asks for anchors sees as many.
     made = [
         (d.request.strategy, registry.resolve(d.request.strategy).build(d.request.options).hyperparameters)
