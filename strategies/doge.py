@@ -1,9 +1,8 @@
 """DoGE: a task counts by how well its gradient in a proxy agrees with that of validation items (arXiv 2310.15393).
 
-Deviations: the proxy is the model itself on a share of the budget; the target gradient is of validation items (paper: of
-the batches of all domains) and the mean over their tasks (paper: the sum, so that the same mu moves weights faster by
-the number of tasks); gradients of the last blocks' matrices, of each example's mean token loss; alpha is
-renormalised over the tasks of the batch. Released and later code divides by the gradients' norm and clips; here, as
+Deviations: the proxy is the model itself on a share of the budget; the target gradient, a sum over tasks, is of validation
+items (paper: of the batches of all domains), and the tasks drawn for a step stand for all; gradients of the last
+blocks' matrices, of each example's mean token loss; alpha is renormalised over the tasks of the batch. Released and later code divides by the gradients' norm and clips; here, as
 in the paper, the weights follow the plain inner products.
 """
 
@@ -32,6 +31,7 @@ class DoGE:
         """The mean of the proxy's weights."""
         tasks, uniform = sorted(lab.tasks), np.full(len(lab.tasks), 1 / len(lab.tasks))
         held = [e for t in tasks for e in lab.sample(t, min(self.items, lab.tasks[t].n_validation), "validation")]
+        K = len({e.task for e in held})
 
         def select(pool: Any) -> Selection:
             """All of the batch, weighted by alpha after this step's update."""
@@ -40,7 +40,7 @@ class DoGE:
             G = pool.gradients(modules=f"last:{self.layers}")
             V = pool.gradients(drawn, modules=f"last:{self.layers}")
             dom_N = np.array([tasks.index(t) for t in pool.task])
-            W = agreement(G.gram(V).astype(float), dom_N, domains([e.task for e in drawn]), len(tasks))
+            W = K * agreement(G.gram(V).astype(float), dom_N, domains([e.task for e in drawn]), len(tasks))
             alpha = self.updated(pool.state.get("alpha", uniform), W, pool.lr)
             pool.state["alpha"] = alpha
             pool.state["alpha.sum"] = pool.state.get("alpha.sum", 0 * uniform) + alpha

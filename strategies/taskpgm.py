@@ -59,6 +59,8 @@ class TaskPGM:
     def __post_init__(self) -> None:
         if self.utility and (self.affinity != "pmi" or self.proxy or self.faithful):
             raise ValueError("utility needs affinity=pmi, proxies of the same model, and faithful=false")
+        if self.faithful and self.r is not None:
+            raise ValueError("r is not for faithful, which has the released r, n/2")
 
     def run(self, lab: Lab) -> None:
         tasks = sorted(lab.tasks)
@@ -124,7 +126,7 @@ class TaskPGM:
         """p (n,), and the terms that it comes from in units of lambda. `u`: utilities, in units of S's mean diagonal."""
         n = len(S)
         S = definite(S, 0.0 if self.faithful else self.epsilon)
-        r = n / 2 if self.r is None or self.faithful else self.r
+        r = n / 2 if self.r is None else self.r
         unary = r / n * S.sum(1) + (0.0 if u is None else self.utility * S.diagonal().mean() * u)
         A = np.arange(n) if self.m is None else np.sort(greedy_support(S, unary, self.m))
         solve = (lambda S, c: project(stationary(S, c))) if self.faithful else simplex_qp

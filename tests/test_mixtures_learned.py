@@ -325,7 +325,7 @@ class Within:
 
 
 def test_doges_update_by_hand(toy, tiny, tmp_path):
-    """alpha_c exp(lr <g_c, mean of the validation tasks' gradients> / mu), from the rows themselves; then the mean."""
+    """alpha_c exp(lr <g_c, sum of the validation tasks' gradients> / mu), from the rows themselves; then the mean."""
     real, core, _, _ = make_lab(tmp_path, toy, tiny, budget=4)
     alphas, mu, steps = [np.full(3, 1 / 3)], 0.01, []
 
@@ -336,7 +336,7 @@ def test_doges_update_by_hand(toy, tiny, tmp_path):
             G = pool.gradients(modules="last:3").rows().astype(float)
             V = pool.gradients(lab.held, modules="last:3").rows().astype(float)
             of = np.array([e.task for e in lab.held])
-            target = np.mean([V[of == t].mean(0) for t in TASKS], 0)
+            target = np.sum([V[of == t].mean(0) for t in TASKS], 0)
             W = [G[np.array(pool.task) == t].mean(0) @ target if t in pool.task else 0.0 for t in TASKS]
             raw = alphas[-1] * np.exp(pool.lr * np.array(W) / mu)
             alphas.append(raw / raw.sum())

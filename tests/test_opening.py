@@ -59,6 +59,7 @@ def asked(toy, tiny, tmp_path):
         (None, {"tau": "-.inf"}, "option tau='-.inf' of mine: expected a finite number"),
         (None, {"tau": "2", "k": "100"}, "option k='100' of mine: k is below 100"),
         ("taskpgm", {"utility": "1", "faithful": "true"}, "option utility='1' of taskpgm: utility needs"),
+        ("taskpgm", {"r": "1", "faithful": "true"}, "option r='1' of taskpgm: r is not for faithful"),
         ("msft", {"C": "0"}, "option C='0' of msft: length '0.0 epoch': expected a positive"),
         ("msft+cadft", {"msft__C": "-1"}, "option msft.C='-1' of msft+cadft: length '-1.0 epoch'"),
     ],

@@ -170,7 +170,7 @@ def test_faithful_is_the_closed_form_projected_and_clips_nothing_else():
     un = 10 * shifted.sum(1)
     nu = (np.ones(6) @ pseudo @ un - 1) / pseudo.sum()
     expected = numerics.project(pseudo @ (un - nu))
-    found, terms = TASKPGM(faithful=True, r=7.0).weights(S)
+    found, terms = TASKPGM(faithful=True).weights(S)
     assert found == pytest.approx(expected, abs=1e-6)
     assert terms["r"] == 3.0
 
