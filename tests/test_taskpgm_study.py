@@ -119,7 +119,7 @@ def test_the_files_multiply_out_to_the_runs_they_announce(tmp_path):
         options = {k: v for k, v in d.request.options.items() if k != "mixture"}
         asked = (d.request.strategy, options, d.request.seed, d.request.lr, d.request.budget)
         assert asked in [(x.request.strategy, x.request.options, x.request.seed, x.request.lr, 1.0) for x in first]
-        assert d.request.options["mixture"] == "runs"
+        assert d.request.options["mixture"] == "results"
     twin = axes.drafts(FILE, {"suites": str(variants.write("twin", tmp_path))}, Request())
     assert len(twin) == 120
 
