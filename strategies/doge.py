@@ -2,8 +2,8 @@
 
 Deviations: the proxy is the model itself on a share of the budget; the target gradient, a sum over tasks, is of validation
 items (paper: of the batches of all domains), and the tasks drawn for a step stand for all; gradients of the last
-blocks' matrices, of each example's mean token loss; alpha is renormalised over the tasks of the batch. Released and later code divides by the gradients' norm and clips; here, as
-in the paper, the weights follow the plain inner products.
+blocks' matrices, of each example's mean token loss; alpha is renormalised over the tasks of the batch. Released and
+later code divides by the gradients' norm and clips; here, as in the paper, the weights follow the plain inner products.
 """
 
 from dataclasses import dataclass
