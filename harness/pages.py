@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Iterable
 from functools import lru_cache
@@ -21,6 +22,8 @@ from harness.rows import Row, one, phase
 from harness.tuning import REFERENCE
 
 MINUS = "\N{MINUS SIGN}"
+ROOM = 12  # letters for which the narrowest column of names has room
+JOINTS = re.compile(r"(?<=[+=_])(?=[^+=_])")
 
 
 @lru_cache(maxsize=1)
@@ -37,6 +40,7 @@ def templates() -> Environment:
         duration=duration,
         slug=slug,
         ticks=ticks,
+        breaks=breaks,
         number=number,
         clip=lambda x, n=120: plain(x, n),
         data=lambda x: "" if x is None else f"{x:.6g}",
@@ -67,6 +71,19 @@ def ticks(text: str) -> Markup:
     if len(parts) % 2 == 0:
         return escape(plain(text))
     return Markup("").join(Markup("<code>{}</code>").format(part) if k % 2 else part for k, part in enumerate(parts))
+
+
+def breaks(text: str) -> Markup:
+    """A name whose long words may end a line after + = _, each of them only where it has no room on a line of its own.
+
+    What is copied, or looked for within a word, is the text as it was.
+    """
+    made = []
+    for word in plain(text).split(" "):
+        parts = [escape(part) for part in (JOINTS.split(word) if len(word) > ROOM else [word])]
+        whole = Markup("<wbr>").join(parts)
+        made.append(Markup('<span class="word">{}</span>').format(whole) if len(parts) > 1 else whole)
+    return Markup(" ").join(made)
 
 
 def flops(x: float) -> str:

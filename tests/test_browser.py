@@ -530,6 +530,66 @@ def test_numbers_and_names_of_metrics_stay_on_one_line(browser, site):
     context.close()
 
 
+LONG = {"greats": {"eta_select": 1.0, "normalize": True}, "taskpgm+partitionsel": {"pool": 4}, "random_select": {}}
+BROKEN = """cells => cells.flatMap(cell => {
+  const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), range = document.createRange(), found = [];
+  let last = "", line = null;
+  for (let node; (node = walker.nextNode()); )
+    for (let i = 0; i < node.length; i++) {
+      range.setStart(node, i);
+      range.setEnd(node, i + 1);
+      const box = range.getClientRects()[0];
+      if (box && box.width) {
+        if (line !== null && box.top > line && /[a-zA-Z0-9.,]{2}/.test(last + node.data[i])) found.push(cell.textContent);
+        line = box.bottom;
+      }
+      last = node.data[i];
+    }
+  return found;
+})"""
+
+
+def test_names_break_at_their_joints_and_are_copied_whole(browser, tmp_path):
+    """On a phone's width; the last name has none, and breaks where it must."""
+    tasks = {"logical_deduction_three_objects": 0.5, "tracking_shuffled_objects_seven_objects": 0.4}
+    for strategy, options in {"proportional": {}, "o" * 30: {}, **LONG}.items():
+        for multiple in (1, 0.25, 0.5, 0.825, 0.845, 0.853, 2, 5):
+            made = make_record(strategy, 0, tasks, passed=options, multiple=multiple)
+            write_run(made, tmp_path / "runs")
+    site = build([tmp_path / "runs"], tmp_path / "dist").parent
+    context = browser.new_context(viewport={"width": 390, "height": 800})
+    page = context.new_page()
+    several, broken = 0, set()
+    for path in (
+        *site.glob("boards/*"),
+        *site.glob("compare/*"),
+        site / "strategies.html",
+        run_page(site, "greats")[0],
+    ):
+        open_(page, path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+        broken |= {x.strip(" ◦").split()[0] for x in page.eval_on_selector_all(".stick", BROKEN)}
+        several += page.locator(".stick wbr").count()
+    assert broken == {"o" * 30}
+    assert several > 20
+    open_(page, *site.glob("compare/*"))
+    for row, told in (
+        (".bytask tbody tr", "greats eta_select=1.0, normalize=True"),
+        ("[data-pair] tbody tr", next(iter(tasks))),
+    ):
+        cell = page.locator(row).filter(has_text=told).locator("th")
+        assert cell.bounding_box()["height"] > 2 * 21, "it has several lines"
+        copied = cell.evaluate("cell => { getSelection().selectAllChildren(cell); return getSelection().toString(); }")
+        assert copied == told
+    label = page.locator(".bytask th", has_text="eta_select").first
+    for width in range(180, 300, 10):
+        label.evaluate("(cell, width) => { cell.style.maxWidth = cell.style.minWidth = `${width}px`; }", width)
+        heights = label.locator(".word").evaluate_all("words => words.map(word => word.offsetHeight)")
+        assert len(heights) == 2
+        assert max(heights) <= 21, "an option that has room on a line of its own stays whole"
+    context.close()
+
+
 def test_what_prints_is_the_table(page, site):
     open_(page, board(site))
     page.emulate_media(media="print")

@@ -11,13 +11,13 @@ from click.testing import CliRunner
 from harness import show
 from harness.board import section
 from harness.cli import cli
-from harness.pages import command
+from harness.pages import breaks, command
 from harness.profiles import Target
 from harness.publish import build, load
 from harness.record import read
 from tests.records import ONE_BUDGET, make_record, write_result, write_run
 
-VOID = {"meta", "link", "br", "input"}
+VOID = {"meta", "link", "br", "wbr", "input"}
 HOSTILE = "<script>alert(1)</script>"
 
 
@@ -86,6 +86,24 @@ def test_without_records_the_page_says_how_to_make_one(tmp_path):
 def test_command_line_prints_the_path(tmp_path):
     args = ["site", "--results", str(tmp_path / "a"), "--runs", str(tmp_path / "b"), "--out", str(tmp_path / "dist")]
     assert CliRunner().invoke(cli, args).output.strip() == str(tmp_path / "dist" / "index.html")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("soft_sro", ["soft_sro"]),
+        ("taskpgm+partitionsel", ["taskpgm+", "partitionsel"]),
+        ("greats pool=4, eta_select=1.0", ["greats pool=4, ", "eta_", "select=", "1.0"]),
+        ("a__very__long__name_", ["a__", "very__", "long__", "name_"]),
+        ("<b>+ooooooooooo=&amp;  x", ["<b>+", "ooooooooooo=", "&amp;", "  x"]),
+        ("oooooooooooooooo", ["oooooooooooooooo"]),
+    ],
+)
+def test_a_long_word_of_a_name_may_break_at_its_joints_and_reads_as_it_was(name, parts):
+    found = Page(f"<p>{breaks(name)}</p>")
+    assert "".join(found.words) == name
+    assert found.words == parts
+    assert [tag for tag, _ in found.tags].count("wbr") == breaks(name).count("<wbr>")
 
 
 def test_a_row_shows_mean_interval_and_paired_difference(tmp_path):

@@ -23,6 +23,12 @@
     for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
     return node;
   };
+  // A name that may end a line after + = _, as `breaks` of pages.py has it.
+  const named = (tag, text, attributes) => {
+    const node = make(tag, "", attributes);
+    node.append(...text.split(/(?<=[+=_])(?=[^+=_])/).flatMap((part, k) => (k ? [make("wbr"), part] : [part])));
+    return node;
+  };
 
   // Light and dark: the system's choice until somebody makes one.
   const SCHEMES = ["auto", "light", "dark"];
@@ -199,7 +205,7 @@
       const reach = readable(all.map(([, [m, half]]) => [m || 0, half || 0]));
       for (const [task, [m, half]] of all) {
         const row = make("tr");
-        row.append(make("th", task < 0 ? "macro mean" : data.tasks[task], { scope: "row", class: "stick" }));
+        row.append(named("th", task < 0 ? "macro mean" : data.tasks[task], { scope: "row", class: "stick" }));
         row.append(make("td", (100 * over(a, task)).toFixed(1), { class: "n" }), make("td", (100 * over(b, task)).toFixed(1), { class: "n" }));
         row.append(make("td", Number.isNaN(m) ? "no shared seed" : points(m), { class: "n" }));
         row.append(make("td", half === null ? "–" : (100 * half).toFixed(1), { class: "n" }));
