@@ -2,3 +2,4 @@
 
 __version__ = "0.1.0"
 RULES_VERSION = 1
+REFERENCE = "proportional"  # the strategy that differences are to (rules.md 8)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from harness import cluster, matrix_view, study, study_view, workers
+from harness import REFERENCE, cluster, matrix_view, study, study_view, workers
 from harness.errors import HarnessError, RunFailed
 from harness.executor import Executor
 from harness.matrix import Cell, Matrix, build, outlook, reason
@@ -40,7 +40,7 @@ class Campaign:
     cpus: int | None = None
     gpus: float | None = None
     yes: bool = False
-    against: str = study.REFERENCE
+    against: str = REFERENCE
     shape: str | None = None
     as_json: bool = False
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from harness import REFERENCE
 from harness.cli_options import DIRECTORY, FILE, SCORER, option, pairs, run_options
 
 
@@ -126,7 +127,7 @@ def plan(options: tuple[str, ...], mfu: float, as_json: bool, **values: Any) -> 
 @option("--yes", is_flag=True, help="start without asking")
 @option(
     "--against",
-    default="proportional",
+    default=REFERENCE,
     show_default=True,
     metavar="ENTRY[@BUDGET]",
     help="the row that differences are to",

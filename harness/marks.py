@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from harness import REFERENCE
 from harness.drawing import Scale, arrow, readable
 from harness.plain import plain
 
@@ -27,7 +28,6 @@ SHAPES = (
     "M5 0L-4-5v10Z",  # triangle right
     "M-5 0L4-5v10Z",  # triangle left
 )
-REFERENCE = "proportional"  # always the first colour and shape
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from harness import RULES_VERSION, __version__
+from harness import REFERENCE, RULES_VERSION, __version__
 from harness.drawing import nice, readable, whisker, whisker_axis
 from harness.ledger import BESIDE, BILLED
 from harness.paths import asset
 from harness.plain import LONGEST, number, plain, slug
 from harness.record import Record
 from harness.rows import Row, one, phase
-from harness.tuning import REFERENCE
 
 MINUS = "\N{MINUS SIGN}"
 ROOM = 12  # letters for which the narrowest column of names has room

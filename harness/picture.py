@@ -15,11 +15,11 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from harness import REFERENCE
 from harness.drawing import Scale, ticks
 from harness.marks import (
     COLOURS,
     LETTER,
-    REFERENCE,
     Glyph,
     Point,
     bar,

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness import REFERENCE
 from harness.errors import unknown
 from harness.matrix import Cell
 from harness.record import Record, read
 from harness.standings import Standings, standings
 from harness.stats import Estimate, mean_interval, paired_difference
-
-REFERENCE = "proportional"  # unless another row is asked for
 
 
 @dataclass(frozen=True)

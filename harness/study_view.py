@@ -6,8 +6,9 @@ import csv
 import io
 from collections.abc import Sequence
 
+from harness import REFERENCE
 from harness.stats import Estimate
-from harness.study import REFERENCE, Row, as_dict
+from harness.study import Row, as_dict
 
 
 def shown(found: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

@@ -11,10 +11,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from harness import REFERENCE
 from harness.record import Record
 from harness.rows import Row, entry
-
-REFERENCE = "proportional"
 
 
 def tuned(rows: Sequence[Row]) -> list[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from harness import REFERENCE
 from harness.plain import plain
 from harness.rows import Row, Section
 from harness.stats import t_quantile
@@ -30,6 +31,7 @@ def comparison(s: Section) -> Comparison:
         "tasks": [plain(t, 120) for t in s.tasks],
         "rows": [_row(row, s.tasks) | {"tested": row.key in tested} for row in rows],
         "t": [round(float(t_quantile(df, 0.05)), 4) for df in range(1, 101)],
+        "reference": REFERENCE,
         "better": sorted(map(list, s.better)),
     }
     shown = [row for row in s.budgets[0][1] if row.key in means]

@@ -6,6 +6,7 @@ import shlex
 import click
 import pytest
 
+from harness import REFERENCE
 from harness.cli import cli
 from tests.conftest import ROOT
 
@@ -39,3 +40,12 @@ def test_every_command_and_option_has_help():
     for name, command in cli.commands.items():
         assert command.help, name
         assert isinstance(command, click.Command)
+
+
+def test_the_reference_is_defined_once_and_is_that_of_the_rules():
+    files = [*(ROOT / "harness").glob("*.py"), *(ROOT / "site").rglob("*.html"), *(ROOT / "site").rglob("*.js")]
+    defined = re.compile(rf"(?m)^REFERENCE\b.*=|=== \"{REFERENCE}\"")
+    assert [path.name for path in files if defined.search(path.read_text())] == ["__init__.py"]
+    assert f"difference to `{REFERENCE}`" in (ROOT / "docs" / "rules.md").read_text()
+    (option,) = (p for p in cli.commands["matrix"].params if p.name == "against")
+    assert option.default == REFERENCE

@@ -188,7 +188,7 @@
     });
     $("[data-swap]", place).addEventListener("click", () => { [state.a, state.b] = [selects[1].value, selects[0].value]; draw(); writeState(); });
     const draw = () => {
-      const plain = data.rows.find((row) => row.label === "proportional") || data.rows[0];
+      const plain = data.rows.find((row) => row.label === data.reference) || data.rows[0];
       const a = byKey.get(state.a) || plain;
       const b = byKey.get(state.b) || data.rows.find((row) => row !== a);
       [selects[0].value, selects[1].value] = [a.key, b.key];
