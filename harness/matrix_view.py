@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from harness.plan import MFU
 MARKS = {"done": "■", "running": "▶", "failed": "x", "missing": "·"}
 STYLES = {"done": "green", "running": "cyan", "failed": "bold red", "missing": "dim"}
 SHOWN = 12  # marks a row; more are counted
+WIDE = 100  # columns of a terminal that has room for bars beside names and figures
 
 
 def plan(matrix: Matrix, found: dict[str, Any], capacity: str) -> None:
@@ -68,6 +69,16 @@ def duration(seconds: float) -> str:
     return f"{s // 60}:{s % 60:02} min" if s < 3600 else f"{s // 3600}:{s % 3600 // 60:02} h"
 
 
+def short(entries: Iterable[str]) -> dict[str, str]:
+    """Each entry without the options that all entries of its strategy have, unless two would read the same."""
+    words = {entry: entry.split(" ") for entry in entries}
+    made = {}
+    for entry, (name, *options) in words.items():
+        shared = set.intersection(*(set(other) for other in words.values() if other[0] == name))
+        made[entry] = " ".join([name, *(option for option in options if option not in shared)])
+    return made if len(set(made.values())) == len(made) else {entry: entry for entry in made}
+
+
 class Board:
     """All cells on a terminal, a mark each; elsewhere one line when a run starts and one when it ends."""
 
@@ -77,6 +88,7 @@ class Board:
         self.states = {cell.id: "done" if cell.state == "done" else "missing" for cell in cells}
         self.failed: dict[str, str] = {}
         self.running: dict[str, tuple[Cell, float, Report | None, str]] = {}
+        self.names = short(cell.row[3] for cell in cells)
         self.began, self.flops = time.monotonic(), 0.0
         self.many = {k: len({cell.row[k] for cell in cells}) > 1 for k in range(3)}
         self.live = Live(
@@ -169,7 +181,7 @@ class Board:
 
     def _title(self, row: tuple[Any, ...]) -> Text:
         where = " ".join(row[k] for k in range(3) if self.many[k])
-        return Text(row[3] + (f" · {where}" if where else ""), overflow="ellipsis", no_wrap=True)
+        return Text(self.names[row[3]] + (f" · {where}" if where else ""), overflow="ellipsis", no_wrap=True)
 
     def _marks(self, cells: Sequence[Cell]) -> Text:
         states = [self.states[cell.id] for cell in sorted(cells, key=lambda c: c.request.seed)]
@@ -181,9 +193,12 @@ class Board:
     def _under_way(self) -> Table:
         table = Table.grid(padding=(0, 2), expand=False)
         for cell, began, report, note in self.running.values():
-            title = Text(f"▶ {cell.entry} {cell.row[4]:g}x seed {cell.request.seed}", overflow="ellipsis", no_wrap=True)
+            title = Text(f"▶ {self.names[cell.row[3]]}", overflow="ellipsis", no_wrap=True)
+            which = Text(f"{cell.row[4]:g}x seed {cell.request.seed}", no_wrap=True)
             share = report.share if report else 0.0
             figures = note or (f"{share:4.0%}  loss {report.loss:.3f}  {report.speed:,.0f} tok/s" if report else "")
             bar = "█" * round(12 * share) + "░" * (12 - round(12 * share))  # told apart without colour
-            table.add_row(title, bar, Text(figures, no_wrap=True), duration(time.monotonic() - began))
+            bars = [bar] if self.console.width >= WIDE else []
+            took = Text(duration(time.monotonic() - began), no_wrap=True)
+            table.add_row(title, which, *bars, Text(figures, no_wrap=True), took)
         return table

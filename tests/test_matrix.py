@@ -530,6 +530,46 @@ def test_the_board_fits_its_terminal(tmp_path, width, height):
     assert "0 of 200 done, 1 failed" in text
 
 
+GREATS = "greats pool=4 ratio=0.25 normalize=true anchors=4"
+ENTRIES = ["proportional lr=0.0008", *(f"{GREATS}{x} lr=0.0008" for x in ("", " per_task=true", " eta_select=1.0"))]
+
+
+def test_80_columns_tell_entries_apart_that_differ_in_their_last_option(tmp_path, monkeypatch, capsys):
+    cells = [c for entry in ENTRIES for c in cells_of(tmp_path, entry, [(0, None), (1, None)], passed={"x": entry})]
+    out = io.StringIO()
+    board = matrix_view.Board(cells, Console(file=out, width=80, height=40, force_terminal=True, color_system=None))
+    for cell in cells:
+        board.started(cell)
+        board.reported(cell, executor.Report(0.25, 1.5, 1234.0))
+    board.console.print(board.render())
+    names = ["proportional", "greats", "greats per_task=true", "greats eta_select=1.0"]
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert [line.removesuffix(" 1x ▶▶") for line in lines if line.endswith("▶▶")] == names
+    running = [line.partition(" tok/s")[0] for line in lines if line.startswith("▶ ")]
+    figures = "25% loss 1.500 1,234"
+    assert running == [f"▶ {name} 1x seed {seed} {figures}" for name in names for seed in (0, 1)]
+    monkeypatch.setenv("COLUMNS", "80")
+    study_view.text(study.rows(cells))
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    column = shown[: shown.index("score: ")].splitlines()
+    folded = "".join(line[: column[0].index("budget")] for line in column).replace(" ", "")
+    assert all(entry.replace(" ", "") in folded for entry in ENTRIES), "folded, but whole"
+
+
+@pytest.mark.parametrize(
+    ("entries", "shown"),
+    [
+        (["a x=1", "b x=1"], ["a", "b"]),
+        (["a x=1 y=2", "a x=1 y=3", "a x=1"], ["a y=2", "a y=3", "a"]),
+        (["a", "a+b", "a x=1"], ["a", "a+b", "a x=1"]),
+        (["a x=[1, 2]", "a x=[1, 2] 2]"], ["a x=[1, 2]", "a x=[1, 2] 2]"]),
+    ],
+)
+def test_what_all_entries_of_a_strategy_have_is_left_out_where_they_stay_apart(entries, shown):
+    assert list(matrix_view.short(entries).values()) == shown
+
+
 def test_without_a_terminal_there_are_plain_lines(tmp_path):
     (cell,) = cells_of(tmp_path, "uniform", [(3, None)])
     out = io.StringIO()
