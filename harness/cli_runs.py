@@ -45,6 +45,8 @@ def _run(options: tuple[str, ...], tracker: str | None, values: dict[str, Any]) 
     with ranks.main_first():
         plan = prepare(Request(options=pairs(options), **values))
     done = finished(plan)
+    if done is None:
+        before(plan)
     if not ranks.main():
         return done or execute(plan)
     if done:
@@ -53,7 +55,6 @@ def _run(options: tuple[str, ...], tracker: str | None, values: dict[str, Any]) 
         if asked not in ("auto", scorer):
             click.echo(f"harness: it was scored by {scorer}: harness score {plan.folder} --scorer {asked}", err=True)
     else:
-        before(plan)
         with progress.Live(f"{plan.identity.strategy} on {plan.identity.suite}") as live, ExitStack() as stack:
             done = execute(plan, _watchers(plan, live, tracker, stack), live.say)
     return done

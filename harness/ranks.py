@@ -122,6 +122,16 @@ def joined(found: list[T | None], hardware: int) -> tuple[list[T], int]:
     return [values[i] for i in range(len(found))], sum(flops for _, flops in parts)
 
 
+@contextmanager
+def apart() -> Iterator[None]:
+    """Within it this rank is one process: nothing that it calls waits for another one."""
+    together, _world.count = _world.count, 1
+    try:
+        yield
+    finally:
+        _world.count = together
+
+
 # --- tensors
 
 

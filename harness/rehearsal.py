@@ -160,10 +160,17 @@ def opening(plan: Plan, props: Props | None = None) -> None:
 def before(plan: Plan) -> None:
     """`opening` of a run that is yet to begin, so that what it refuses leaves no folder behind.
 
-    One that goes on has begun. Several ranks would have to agree verb by verb: there the run itself says it.
+    One that goes on has begun. Of several ranks the first one tries it alone, and all end with what it has found.
     """
-    if ranks.count() == 1 and not (plan.folder / "journal.jsonl").exists():
-        opening(plan)
+    error: HarnessError | None = None
+    if ranks.main() and not (plan.folder / "journal.jsonl").exists():
+        try:
+            with ranks.apart():
+                opening(plan)
+        except HarnessError as found:
+            error = found
+    if told := ranks.first(error and str(error)):
+        raise HarnessError(told) from error
 
 
 def _refusal(plan: Plan, props: Props) -> Exception | None:

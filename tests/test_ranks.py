@@ -185,6 +185,23 @@ def test_a_killed_run_goes_on_with_another_number_of_ranks(runs, tmp_path, first
     assert same(runs(*MSFT), done, 1e-2)
 
 
+def test_an_option_that_the_plot_refuses_begins_no_run_and_is_said_once(runs, tmp_path):
+    done = runs("--strategy", "msft", "-o", "C=0", ranks=2, folder=tmp_path / "runs")
+    assert done["status"] == [2, 2]
+    (line,) = [line for line in done["stderr"].splitlines() if line.startswith("harness: ")]
+    assert line.startswith("harness: option C='0' of msft: length '0.0 epoch': expected a positive")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_apart_a_rank_waits_for_nobody_and_comes_back(monkeypatch):
+    monkeypatch.setattr(ranks, "_world", ranks._World(0, 3))
+    with ranks.apart():
+        assert (ranks.count(), ranks.gather("mine"), ranks.first("mine")) == (1, ["mine"], "mine")
+    with pytest.raises(HarnessError), ranks.apart():
+        raise HarnessError
+    assert ranks.count() == 3
+
+
 def test_what_all_ranks_find_wrong_is_said_once(runs, tmp_path):
     path = tmp_path / "bad.py"
     body = "        lab.train(lab.uniform(), objective=lambda t: t.nll.detach())"
