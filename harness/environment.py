@@ -58,18 +58,20 @@ def since(begun: record.Git) -> record.Git:
 
     A person who commits, or undoes an edit, while a run computes does not change what it has computed.
     """
-    now = git()
-    dirty = ever_dirty(begun, now)
-    return record.Git(commit=begun.commit, dirty=None if dirty is None else dirty or begun.commit != now.commit)
+    return record.Git(commit=begun.commit, dirty=ever_dirty(begun, git()))
 
 
 def ever_dirty(*states: record.Git) -> bool | None:
-    """Whether the clone was dirty in any of these states; None where one is not known."""
-    return None if None in (s.dirty for s in states) else any(s.dirty for s in states)
+    """Whether the clone was dirty in any of these states, or not at one commit; None where one is not known."""
+    if None in (s.dirty for s in states):
+        return None
+    return any(s.dirty for s in states) or len({s.commit for s in states}) > 1
 
 
 def git(folder: Path = HERE) -> record.Git:
-    """Commit and dirtiness of the clone that this package runs from; both None when it is installed from a wheel."""
+    """Commit and dirtiness of the clone that this package runs from, files that are in no commit included; both None when
+    it is installed from a wheel or a copy without .git, and None what git does not tell in time.
+    """
 
     def ask(*args: str) -> str | None:
         try:
@@ -81,4 +83,5 @@ def git(folder: Path = HERE) -> record.Git:
     top = ask("rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != folder.parent:
         return record.Git(commit=None, dirty=None)
-    return record.Git(commit=ask("rev-parse", "HEAD"), dirty=bool(ask("status", "--porcelain")))
+    changed = ask("status", "--porcelain", "--untracked-files=normal")  # whatever the user's own settings hide
+    return record.Git(commit=ask("rev-parse", "HEAD"), dirty=None if changed is None else changed != "")

@@ -83,7 +83,7 @@ def durable_point(plan: Plan, say: Callable[[str], None]) -> durable.Point | Non
 
 
 def code(folder: Path, resumed: bool) -> record.Git:
-    """The clone that the run is made from, now that it begins; of one that goes on, dirty if it ever was."""
+    """The clone that the run is made from, now that it begins; of one that goes on, dirty if it ever was or has moved."""
     path, now = folder / "code.json", environment.git()
     if resumed and path.exists():
         before = record.Git.model_validate_json(path.read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ import pytest
 from harness import environment
 from harness.record import Git
 from harness.rundir import code
+from tests.records import make_record
 
 
 @pytest.fixture
@@ -68,7 +69,36 @@ def test_a_run_that_goes_on_was_dirty_if_any_part_of_it_was(clone, tmp_path, fir
     assert code(tmp_path, resumed=False).dirty is False, "begun anew"
 
 
+def test_a_run_that_goes_on_at_another_commit_is_of_no_one_commit(clone, tmp_path):
+    top, git = clone
+    begun = code(tmp_path, resumed=False)
+    assert code(tmp_path, resumed=True) == begun
+    edit(top)
+    git("commit", "-qam", "two")
+    assert code(tmp_path, resumed=True) == Git(commit=git("rev-parse", "HEAD"), dirty=True)
+    assert code(tmp_path, resumed=True).dirty, "nor is it later"
+
+
+def test_files_in_no_commit_count_whatever_the_users_settings_hide(clone):
+    top, git = clone
+    git("config", "status.showUntrackedFiles", "no")
+    (top / "harness" / "mine.py").write_text("")
+    assert environment.git().dirty
+
+
+def test_a_clone_whose_state_git_does_not_tell_is_not_clean(clone):
+    top, git = clone
+    (top / ".git" / "index").write_bytes(b"no index")
+    assert environment.git() == Git(commit=git("rev-parse", "HEAD"), dirty=None)
+
+
 def test_what_is_in_no_clone_has_no_state(tmp_path):
     unknown = environment.git(tmp_path)
     assert unknown == Git(commit=None, dirty=None)
     assert environment.ever_dirty(unknown, Git(commit="a" * 40, dirty=True)) is None
+    found = make_record()
+    assert found.official
+    assert found.doubts == []
+    for git in (unknown, Git(commit=None, dirty=False), Git(commit="a" * 40, dirty=None)):
+        env = found.environment.model_copy(update={"git": git})
+        assert found.model_copy(update={"environment": env}).doubts == ["the harness is of no clean commit"]

@@ -39,6 +39,7 @@ def test_the_wheel_runs_outside_the_clone(tmp_path):
     found = record.read(tmp_path / done.stdout.strip().splitlines()[-1])
     assert found.environment.git.commit is None
     assert not found.official
+    assert "the harness is of no clean commit" in found.doubts
     site_done = subprocess.run([python, "-m", "harness", "site"], capture_output=True, text=True, env=env, cwd=tmp_path)
     assert site_done.returncode == 0, site_done.stderr
     assert (tmp_path / "dist" / "index.html").exists()
