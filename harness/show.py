@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.errors import HarnessError
+from harness.ledger import BESIDE, BILLED
 from harness.plain import number
 from harness.record import Record, Reused, read
 
@@ -99,21 +100,27 @@ def _scorer(backend: dict[str, Any], gate: dict[str, Any] | None) -> str:
 
 
 def _ledger(record: Record) -> Table:
+    """What is billed and its sum, then what stands beside it; a record's file has its phases by name."""
     table = Table("phase", "model FLOPs", "% of total", "tokens", "seconds", title="ledger")
     for column in table.columns[1:]:
         column.justify = "right"
+
+    def add(phase: str, share: str) -> None:
+        row = record.ledger.get(phase)
+        if row is not None and (row.model_flops or phase == "train"):
+            table.add_row(phase, f"{row.model_flops:.4g}", share, f"{row.tokens:,}", f"{row.seconds:.1f}")
+
     total = max(1, record.total_model_flops)
-    for phase, row in record.ledger.items():
-        if phase == "look":
-            share = f"{100 * record.total_model_flops / max(1, record.identity.budget.flops):.1f} of cap"
-            table.add_section()
-            table.add_row("billed", f"{record.total_model_flops:.4g}", share, "", "")
-            if record.reports.reused:
-                _add_reused(table, record, record.reports.reused)
-            table.add_section()
-        if row.model_flops or phase == "train":
-            billed = f"{100 * row.model_flops / total:.1f}" if phase not in ("look", "score") else "not billed"
-            table.add_row(phase, f"{row.model_flops:.4g}", billed, f"{row.tokens:,}", f"{row.seconds:.1f}")
+    for phase in BILLED:
+        add(phase, f"{100 * record.ledger[phase].model_flops / total:.1f}" if phase in record.ledger else "")
+    table.add_section()
+    share = f"{100 * record.total_model_flops / max(1, record.identity.budget.flops):.1f} of cap"
+    table.add_row("billed", f"{record.total_model_flops:.4g}", share, "", "")
+    if record.reports.reused:
+        _add_reused(table, record, record.reports.reused)
+    table.add_section()
+    for phase in BESIDE:
+        add(phase, "not billed")
     return table
 
 

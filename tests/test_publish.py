@@ -498,3 +498,14 @@ def test_what_task_files_measure_beside_the_score_is_on_the_runs_page(tmp_path, 
     shown = [line.split() for line in capsys.readouterr().out.replace("│", " ").splitlines()]
     assert ["a", "0.250", "0.500"] in shown
     assert ["b", "1.000"] in shown
+
+
+def test_the_ledger_in_a_terminal_sums_up_what_is_above_it(tmp_path, capsys):
+    """A record's file has its phases by name, which put `billed` above the training and the scoring under the bill."""
+    reused = {"id": "0" * 16, "flops": 5, "seed": 0}
+    phases = {"train": ONE_BUDGET // 2, "proxy": ONE_BUDGET // 4, "probe": ONE_BUDGET // 8, "look": 7, "score": 8}
+    made = read(write_run(make_record("taskpgm", phases=phases, reused=reused), tmp_path))
+    show.tables(made)
+    lines = capsys.readouterr().out.splitlines()
+    shown = [line.split()[1] for line in lines[next(i for i, x in enumerate(lines) if "phase" in x) :] if "│" in line]
+    assert shown == ["train", "proxy", "probe", "billed", "mixture", "at", "look", "score"]
