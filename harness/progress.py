@@ -51,19 +51,16 @@ class Live:
     def __init__(self, title: str) -> None:
         self.console = Console(stderr=True)
         self.bar = Bar(
-            TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>5.1f} % of budget"),
-            TextColumn(
-                "loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} tokens/s  {task.fields[memory]:.1f} GB"
-            ),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task = self.bar.add_task(title, total=1.0, loss=float("nan"), speed=0.0, memory=0.0)
+        self.task = self.bar.add_task(title, total=1.0)
+        self.numbers = title
         self.title, self.begun = title, (0.0, -1.0)
         self.tokens, self.training, self.tenth = 0, 0.0, 0
         self.losses: dict[str, float] = {}
@@ -91,7 +88,8 @@ class Live:
             self.losses[task] = loss + SMOOTH * (self.losses.get(task, loss) - loss)
         share, speed, taken = state.billed / state.cap, self.tokens / max(self.training, 1e-9), memory() / 1e9
         since, before = self.begun = self.begun if self.begun[1] >= 0 else (time.monotonic(), share)
-        self.bar.update(self.task, completed=share, loss=state.loss, speed=speed, memory=taken)
+        self.bar.update(self.task, completed=share)
+        self.numbers = f"{self.title}  loss {state.loss:.3f}  {speed:,.0f} tokens/s  {taken:.1f} GB"
         if not self.console.is_terminal and int(share * 10) > self.tenth:
             self.tenth = int(share * 10)
             # Only what this process has done says how fast it is: a run that goes on begins with a share.
@@ -110,7 +108,10 @@ class Live:
         )
 
     def render(self) -> RenderableType:
-        """Tasks in as many columns as there is room for, then the bar."""
+        """Tasks in as many columns as there is room for, the last step's numbers, then the bar.
+
+        Beside the bar the numbers would leave no room for the times on a terminal of 80 columns.
+        """
         rows = [
             Text.assemble(
                 f"{task[:WIDTH]:{WIDTH}}",
@@ -120,4 +121,5 @@ class Live:
             for task, loss in sorted(self.losses.items())
         ]
         heading = Text("loss and weight by task", style="dim")
-        return Group(heading, Columns(rows, padding=(0, 3)), self.bar) if rows else self.bar
+        below = (Text(self.numbers), self.bar)
+        return Group(heading, Columns(rows, padding=(0, 3)), *below) if rows else Group(*below)

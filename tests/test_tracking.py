@@ -1,6 +1,7 @@
 """Trackers and the live view: what they are told is what the lab did."""
 
 import io
+import re
 import sys
 import types
 from importlib.machinery import ModuleSpec
@@ -135,6 +136,24 @@ def test_a_person_sees_loss_and_weight_by_task_budget_and_memory(shown):
         assert lines[0].startswith("harness: msft on toy: 50% of budget, loss 1.500, 400 tokens/s, ETA ")
         assert lines[0].endswith(" GB; 2 tasks: b 2.00, a 1.00")
         assert lines[1].endswith(" GB; 1 task: a 1.10")
+
+
+def test_a_terminal_of_80_columns_shows_all_numbers_and_both_times(monkeypatch):
+    """They stood beside the bar, which cut off the elapsed time and the ETA: `0.6 GB 0… ETA 0…`."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80, color_system=None, legacy_windows=False)
+    monkeypatch.setattr(progress, "Console", lambda **asked: console)
+    with progress.Live("taskpgm+partitionsel on mol-instructions") as live:
+        for view in range(2):
+            picture = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+            picture.print(live.render())
+            drawn = picture.file.getvalue()
+            assert "…" not in drawn
+            assert "nan" not in drawn
+            assert re.search(r"% of budget +\d:\d\d:\d\d +ETA +[-\d]:[-\d]{2}:[-\d]{2}", drawn), drawn
+            if view:
+                assert re.search(r"loss 1\.500  \d+ tokens/s  \d+\.\d GB", drawn), drawn
+            live.watch(state())
 
 
 def test_time_left_is_reckoned_from_what_this_process_has_done(monkeypatch):
