@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any, get_args
+from types import ModuleType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -65,8 +65,7 @@ class Plugin:
                 values[key] = TypeAdapter(hints[key]).validate_python(yaml.safe_load(text))
                 json.dumps(values[key], allow_nan=False, default=str)  # a run's identity is JSON
             except (ValidationError, yaml.YAMLError):
-                kind = getattr(hints[key], "__name__", str(hints[key]))
-                raise HarnessError(f"option {key}={text!r} of {self.name}: expected {kind}") from None
+                raise HarnessError(f"option {key}={text!r} of {self.name}: expected {_said(hints[key])}") from None
             except ValueError:
                 raise HarnessError(f"option {key}={text!r} of {self.name}: expected a finite number") from None
         try:
@@ -171,6 +170,17 @@ class Built:
         else:
             lab = plot.wrap(lab)
             lab.train(lab.proportional())
+
+
+def _said(hint: Any) -> str:
+    """A field's type in words: `float or null`, `pmi or jsd`, `bool`."""
+    if hint is None or hint is type(None):
+        return "null"
+    if get_origin(hint) is Literal:
+        return " or ".join(str(value) for value in get_args(hint))
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(_said, get_args(hint)))
+    return str(hint) if get_args(hint) else getattr(hint, "__name__", str(hint))
 
 
 def builtin() -> dict[str, Path]:

@@ -161,7 +161,7 @@ def _reusing(plan: Plan, plugin: registry.Composed, taken: Mapping[str, str], we
         raise HarnessError(f"options {key} and {more[0][0]}: one mixture at most can be taken from another run")
     request, mine = plan.request, plan.identity
     try:
-        source = reuse.find(text, request.runs, mine.seed, plan.id if weights else None)
+        source = reuse.find(text, request.runs, mine.seed, plan.id if weights else None, plugin.parts[0].name)
         reuse.same_workload(source, mine, request.limit, plan.workload if weights else None)
         mixture, reused = reuse.taken(source, mine, plan.strategy, sorted(plan.train), plugin.parts[0].source_sha256)
     except HarnessError as error:

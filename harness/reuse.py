@@ -23,16 +23,21 @@ from harness.values import LearnedMixture
 EVENT = "weights"  # the name under which strategies log what they have learned
 
 
-def find(text: str, runs: Path, seed: int, like: str | None) -> Record:
+def find(text: str, runs: Path, seed: int, like: str | None, plot: str) -> Record:
     """The record that `text` names: a run's folder, a record, the id of a run in `runs`, or a folder of runs or results.
 
-    In the last case it is the run `like` there; None stands for an id that is not known. Raises HarnessError.
+    In the last case it is the run `like` there; None stands for an id that is not known. `plot`: the strategy that
+    learns, whose runs an unknown name is compared with. Raises HarnessError.
     """
     path = Path(text)
     if not path.exists() and (runs / text).exists():
         path = runs / text
     if not text or not path.exists():
-        raise unknown("run", text, known) if (known := _ids(runs)) else HarnessError(f"no run or record at {text!r}")
+        raise (
+            unknown("run", text, known)
+            if (known := _ids(runs, plot))
+            else HarnessError(f"no run or record at {text!r}")
+        )
     if path.is_dir() and not _is_run(path):
         path = _among(path, text, seed, like)
     elif path.is_dir() and not (path / "record.json").exists():
@@ -40,14 +45,15 @@ def find(text: str, runs: Path, seed: int, like: str | None) -> Record:
     return record.read(path)
 
 
-def _ids(runs: Path) -> list[str]:
-    """The runs there that have ended well and learned a mixture."""
+def _ids(runs: Path, plot: str) -> list[str]:
+    """The runs of that strategy there that have ended well and learned a mixture."""
     found = []
     for path in runs.glob("*/record.json"):
         with suppress(HarnessError):
             source = record.read(path)
             _event(source)
-            found += [path.parent.name] if source.status != "failed" else []
+            fits = source.status != "failed" and source.identity.strategy.split("+")[0] == plot
+            found += [path.parent.name] if fits else []
     return found
 
 

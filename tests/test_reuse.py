@@ -224,6 +224,11 @@ def test_only_the_same_entry_on_the_same_workload_takes_it(toy, tiny, sources, g
         raw = json.loads(path.read_text()) | {"status": state}
         (tmp_path / text / "record.json").write_text("{" if state == "junk" else json.dumps(raw))
     refused(f"unknown run '{typed}'; did you mean '{first.id}'", typed)
+    # Of runs that learned, only the strategy's own are offered.
+    mixed = sources["doge"][1]
+    shutil.copytree(sources["doge"][0].parent, tmp_path / mixed.id)
+    refused(f"unknown run 'zz'; known: {first.id}$", "zz")
+    refused(f"unknown run '{mixed.id[:-1]}z'; known: {first.id}$", f"{mixed.id[:-1]}z")
     with pytest.raises(HarnessError, match="one mixture at most"):
         prepare(asked(toy, tiny, tmp_path, path, options={"taskpgm.mixture": str(path)}))
 

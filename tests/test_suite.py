@@ -59,6 +59,10 @@ def test_unknown_names_give_the_nearest():
         registry.find("msft").build({"D": "3"})
     with pytest.raises(HarnessError, match=r"option C='x' of msft: expected float"):
         registry.find("msft").build({"C": "x"})
+    with pytest.raises(HarnessError, match=r"option affinity='cosine' of taskpgm: expected pmi or jsd$"):
+        registry.find("taskpgm").build({"affinity": "cosine"})
+    with pytest.raises(HarnessError, match=r"option r='half' of taskpgm: expected float or null$"):
+        registry.find("taskpgm").build({"r": "half"})
     with pytest.raises(HarnessError, match="has no options"):
         registry.find("uniform").build({"tau": "1"})
 
