@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +34,17 @@ class Panel:
 class Learned:
     """The last weights that a strategy logged: task, weight, its share of the first mixture; and what they come from.
 
-    `terms`: name, a number and a bar a task, in the tasks' order.
+    `distance`: L1 of all weights to uniform. `only`: the first mixture was the only one; `limited`: and it is another than
+    the weights. `terms`: name, a number and a bar a task, in the tasks' order. `least`: whether TaskPGM's energy is least
+    at the weights, so far as the logged digits can tell; None where there are no such terms.
     """
 
     weights: tuple[tuple[str, float, float], ...] = ()
     terms: tuple[tuple[str, list[float], list[Markup]], ...] = ()
+    least: bool | None = None
+    distance: float = 0.0
+    only: bool = False
+    limited: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,11 @@ class View:
     curves: str
     highest_loss: float
     stream: Markup
+    before: float  # billed when the run's own training began, where it drew from a mixture at all
     mixture: str
     events: tuple[tuple[float, Event, str], ...]
     hidden_events: int
-    matrices: tuple[tuple[str, list[str], list[list[float]], float], ...]
+    matrices: tuple[tuple[str, list[str], list[list[float]], float, bool], ...]
     learned: Learned
 
 
@@ -66,7 +73,8 @@ def view(r: Record, runs: Sequence[Record]) -> View:
     events = tuple((e.billed_flops, e, _compact(e.data)) for e in shown)
     changes = r.mixture[:: max(1, len(r.mixture) // MOST_CHANGES)]
     return View(
-        means, shares, panels, _curves_csv(r), top, _stream(r, changes), _mixture_csv(changes), events,
+        means, shares, panels, _curves_csv(r), top, _stream(r, changes),
+        float(changes[0].billed_flops) if changes else 0.0, _mixture_csv(changes), events,
         len(r.events) - len(shown), tuple(_matrices(r.events)), _learned(r),
     )  # fmt: skip
 
@@ -145,8 +153,8 @@ def _rounded(data: Any) -> Any:
     return [_rounded(v) for v in data[:200]] if isinstance(data, list) else data
 
 
-def _matrices(events: Sequence[Event]) -> list[tuple[str, list[str], list[list[float]], float]]:
-    """Square matrices over tasks that the strategy logged (affinities): name, tasks, rows, largest absolute value."""
+def _matrices(events: Sequence[Event]) -> list[tuple[str, list[str], list[list[float]], float, bool]]:
+    """Square matrices over tasks that the strategy logged: name, tasks, rows, largest absolute value, whether symmetric."""
     made = []
     for e in events:
         tasks = e.data.get("tasks") if isinstance(e.data, dict) else None
@@ -155,7 +163,8 @@ def _matrices(events: Sequence[Event]) -> list[tuple[str, list[str], list[list[f
         for name, value in e.data.items():
             if _square(value, len(tasks)):
                 most = max(abs(x) for row in value for x in row) or 1.0
-                made.append((f"{e.note}: {name}", [str(t) for t in tasks], value, most))
+                mirrored = all(value[i][j] == value[j][i] for i in range(len(value)) for j in range(i))
+                made.append((f"{e.note}: {name}", [str(t) for t in tasks], value, most, mirrored))
     return made[:4]
 
 
@@ -173,16 +182,31 @@ def _learned(r: Record) -> Learned:
         for e in r.events
         if e.verb == "log" and isinstance(e.data, dict) and isinstance(e.data.get("weights"), dict)
     ]
-    if not found:
+    if not found or not found[-1]["weights"]:
         return Learned()
     start, weights = r.mixture[0].weights if r.mixture else {}, found[-1]["weights"]
     if not all(map(_number_like, weights.values())):
         return Learned()
     pairs = tuple((str(t), w, start.get(t, 0.0)) for t, w in sorted(weights.items())[:MOST_TASKS])
     lists = {k: v for k, v in sorted(found[-1].items(), reverse=True) if _numbers(v, len(weights))}
+    least = _least([w for _, w in sorted(weights.items())], lists) if [*lists] == ["unary", "pairwise"] else None
     most = max((abs(x) for v in lists.values() for x in v), default=0.0)
     terms = [(k, v[:MOST_TASKS], [signed(x, most, f"{x:.4g}") for x in v[:MOST_TASKS]]) for k, v in lists.items()]
-    return Learned(pairs, tuple(terms[:4]))
+    distance = math.fsum(abs(w - 1 / len(weights)) for w in weights.values())
+    only = len(r.mixture) == 1
+    limited = only and any(abs(w - share) > 2e-3 for _, w, share in pairs)
+    return Learned(pairs, tuple(terms[:4]), least, distance, only, limited)
+
+
+def _least(weights: Sequence[float], terms: Mapping[str, list[float]]) -> bool:
+    """Whether pairwise less unary, the energy's slope, is the same for all tasks with weight and nowhere smaller.
+
+    It is not where m tasks were chosen first, or where the closed form was projected.
+    """
+    slope = [b - a for a, b in zip(terms["unary"], terms["pairwise"], strict=True)]
+    room = 1e-4 * max(1.0, *map(abs, (*terms["unary"], *terms["pairwise"])))  # logged to six digits after the point
+    at = [x for x, w in zip(slope, weights, strict=True) if w > 1e-6]
+    return bool(at) and max(at) - min(slope) <= room
 
 
 def _numbers(value: Any, n: int) -> bool:

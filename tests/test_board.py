@@ -471,6 +471,49 @@ def test_the_axis_of_differences_follows_them_and_marks_what_runs_out(tmp_path):
     assert pages.span([]) == (-0.01, 0.01)
 
 
+def test_a_runs_page_says_what_its_learned_weights_are(tmp_path):
+    """What was trained on beside them, their distance, where the picture begins, and whether the energy is least there."""
+    made, right = worlds.make_run("taskpgm", 0, 0.7, n=20)
+    tasks = sorted(worlds.TASKS)
+    weights = dict(zip(tasks, [0.5, 0.3, 0.2, *[0.0] * 5], strict=True))
+    trained = dict(zip(tasks, [0.2, 0.48, 0.32, *[0.0] * 5], strict=True))  # the first has too few examples
+    change = [record.MixtureChange(billed_flops=made.total_model_flops // 4, weights=trained)]
+    S = [[0.0 if i == j else -1.0 - i - j for j in range(8)] for i in range(8)]
+    affinity = record.Event(billed_flops=1, verb="log", note="affinity", data={"tasks": tasks, "S": S})
+
+    def shown(unary, pairwise, mixture=change, S=S):
+        data = {"weights": weights, "unary": unary, "pairwise": pairwise}
+        events = [affinity.model_copy(update={"data": {"tasks": tasks, "S": S}})]
+        events += [record.Event(billed_flops=1, verb="log", note="weights", data=data)]
+        run = made.model_copy(update={"events": events, "mixture": mixture})
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        worlds.write_run(run, right, folder / "r")
+        build([folder / "r"], folder / "out")
+        page = " ".join((folder / "out" / "runs" / f"{made.id}.html").read_text().split())
+        return runview.view(run, [run]).learned, page
+
+    unary = [4.0, -8.0, 1.0, 0.0, 2.5, -1.0, 0.5, 3.0]
+    at_rest = [u + gap for u, gap in zip(unary, [-1.0, -1.0, -1.0, 0.0, -1.0, 2.0, 0.0, 0.0], strict=True)]
+    learned, page = shown(unary, at_rest)
+    assert learned.least
+    assert "Here it is not" not in page
+    assert "L1 distance to uniform is 1.250" in page  # 3/8 + 1.4/8 + 0.6/8 + 5/8
+    assert ">trained on</th>" in page
+    assert "fewer examples than its weight asks for" in page
+    assert "that was billed before the run's own training began" in page
+    assert "The same read by rows and by columns" in page
+    S[0][1] = 5.0
+    chosen = [*at_rest[:4], unary[4] - 6, *at_rest[5:]]  # a task without weight would lower the energy: m was given
+    learned, page = shown(unary, chosen, [record.MixtureChange(billed_flops=0, weights=trained), *change], S)
+    assert learned.least is False
+    assert "Here it is not" in page
+    assert ">began with</th>" in page
+    assert "fewer examples than" not in page
+    assert "before the run's own training began" not in page
+    assert "Rows act on columns" in page
+    assert not shown(unary, [at_rest[0] + 0.5, *at_rest[1:]])[0].least  # unequal among those with weight: projected
+
+
 def test_weights_that_are_no_numbers_are_not_drawn():
     made, _ = worlds.make_run("taskpgm", 0, 0.7, n=20)
     for odd in ({"a": "1"}, {"a": math.nan}, {"a": True}, {"a": None}):
