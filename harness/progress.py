@@ -63,6 +63,7 @@ class Live:
         self.numbers = title
         self.title, self.begun = title, (0.0, -1.0)
         self.tokens, self.training, self.tenth = 0, 0.0, 0
+        self.phase = "train"
         self.losses: dict[str, float] = {}
         self.weights: dict[str, float] = {}
         self.screen = Screen(get_renderable=self.render, console=self.console, transient=True, refresh_per_second=4)
@@ -84,18 +85,21 @@ class Live:
         self.tokens += state.tokens
         self.training += state.seconds
         self.weights = dict(state.mixture)
+        if state.phase != self.phase:  # another model: a proxy's losses say nothing of the run's own
+            self.phase, self.losses = state.phase, {}
+        title = self.title if state.phase == "train" else f"{self.title} ({state.phase})"
         for task, loss in state.tasks.items():  # a step holds few examples of a task
             self.losses[task] = loss + SMOOTH * (self.losses.get(task, loss) - loss)
         share, speed, taken = state.billed / state.cap, self.tokens / max(self.training, 1e-9), memory() / 1e9
         since, before = self.begun = self.begun if self.begun[1] >= 0 else (time.monotonic(), share)
         self.bar.update(self.task, completed=share)
-        self.numbers = f"{self.title}  loss {state.loss:.3f}  {speed:,.0f} tokens/s  {taken:.1f} GB"
+        self.numbers = f"{title}  loss {state.loss:.3f}  {speed:,.0f} tokens/s  {taken:.1f} GB"
         if not self.console.is_terminal and int(share * 10) > self.tenth:
             self.tenth = int(share * 10)
             # Only what this process has done says how fast it is: a run that goes on begins with a share.
             left = (time.monotonic() - since) * (1 - share) / (share - before) if share > before else None
             self.say(
-                f"{self.title}: {share:.0%} of budget, loss {state.loss:.3f}, {speed:,.0f} tokens/s, "
+                f"{title}: {share:.0%} of budget, loss {state.loss:.3f}, {speed:,.0f} tokens/s, "
                 f"ETA {'unknown' if left is None else f'{left:,.0f} s'}, {taken:.1f} GB; {self.worst()}"
             )
 

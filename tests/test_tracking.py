@@ -156,6 +156,21 @@ def test_a_terminal_of_80_columns_shows_all_numbers_and_both_times(monkeypatch):
             live.watch(state())
 
 
+def test_a_proxys_losses_are_named_so_and_do_not_go_on_into_the_runs_own(monkeypatch):
+    """Smoothed over both they showed a proxy's loss of a task for the first steps of the training."""
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "Console", lambda **asked: Console(file=screen, width=200))
+    with progress.Live("taskpgm on toy") as live:
+        live.watch(state(billed=20, phase="proxy", tasks={"a": 9.0, "b": 8.0}))
+        live.watch(state(billed=30, tasks={"a": 1.0}))
+        assert live.losses == {"a": 1.0}
+        live.watch(state(billed=40, tasks={"a": 2.0}))
+        assert live.losses == pytest.approx({"a": 1.1})
+    first, second, _ = screen.getvalue().splitlines()
+    assert first.startswith("harness: taskpgm on toy (proxy): 20% of budget, ")
+    assert second.startswith("harness: taskpgm on toy: 30% of budget, ")
+
+
 def test_time_left_is_reckoned_from_what_this_process_has_done(monkeypatch):
     """A run that goes on at 80 % and takes ten seconds for the next ten per cent needs ten more, not one."""
     screen, now = io.StringIO(), [100.0]
