@@ -16,7 +16,7 @@ from harness import REFERENCE, RULES_VERSION, __version__
 from harness.drawing import nice, readable, whisker, whisker_axis
 from harness.ledger import BESIDE, BILLED
 from harness.paths import asset
-from harness.plain import LONGEST, number, plain, slug
+from harness.plain import LONGEST, number, option, plain, slug
 from harness.record import Record
 from harness.rows import Row, one, phase
 
@@ -41,6 +41,7 @@ def templates() -> Environment:
         ticks=ticks,
         breaks=breaks,
         number=number,
+        option=option,
         clip=lambda x, n=120: plain(x, n),
         data=lambda x: "" if x is None else f"{x:.6g}",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import unicodedata
@@ -32,6 +33,11 @@ def number(value: object) -> object:
         return value
     near = Fraction(value).limit_denominator(99)
     return str(near) if near and float(near) == value else f"{value:.6g}"
+
+
+def option(value: object) -> object:
+    """A hyperparameter's value as `-o` takes it: null, true and false by these names. Only to be looked at."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else number(value)
 
 
 @lru_cache(maxsize=4096)  # names of tasks, in every line of a run's curves

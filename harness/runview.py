@@ -55,7 +55,7 @@ class View:
     curves: str
     highest_loss: float
     stream: Markup
-    before: float  # billed when the run's own training began, where it drew from a mixture at all
+    before: float  # billed when the run's own training began, where the picture shows it
     mixture: str
     events: tuple[tuple[float, Event, str], ...]
     hidden_events: int
@@ -74,7 +74,7 @@ def view(r: Record, runs: Sequence[Record]) -> View:
     changes = r.mixture[:: max(1, len(r.mixture) // MOST_CHANGES)]
     return View(
         means, shares, panels, _curves_csv(r), top, _stream(r, changes),
-        float(changes[0].billed_flops) if changes else 0.0, _mixture_csv(changes), events,
+        _before(changes, total), _mixture_csv(changes), events,
         len(r.events) - len(shown), tuple(_matrices(r.events)), _learned(r),
     )  # fmt: skip
 
@@ -115,6 +115,12 @@ def _stream(r: Record, changes: Sequence[MixtureChange]) -> Markup:
     return stream(
         weights, end, f"Share of each task in the training mixture over billed FLOPs: {len(changes)} mixtures"
     )
+
+
+def _before(changes: Sequence[MixtureChange], total: int) -> float:
+    """What was billed before the first mixture; 0 where that is less than a hundredth of the picture."""
+    first = changes[0].billed_flops if changes else 0
+    return float(first) if first >= total / 100 else 0.0
 
 
 def _number(x: float | None) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from harness.errors import HarnessError
 from harness.ledger import BESIDE, BILLED
-from harness.plain import number
+from harness.plain import number, option
 from harness.record import Record, Reused, read
 
 
@@ -239,5 +239,5 @@ def _cell(value: Any) -> str:
     from rich.markup import escape
 
     if isinstance(value, dict):
-        return escape(", ".join(f"{k}={number(v)}" for k, v in value.items()))
+        return escape(", ".join(f"{k}={option(v)}" for k, v in value.items()))
     return "" if value is None else escape(str(number(value)))

@@ -511,6 +511,8 @@ def test_a_runs_page_says_what_its_learned_weights_are(tmp_path):
     assert "fewer examples than" not in page
     assert "before the run's own training began" not in page
     assert "Rows act on columns" in page
+    soon = [change[0].model_copy(update={"billed_flops": 1})]
+    assert "before the run's own training began" not in shown(unary, at_rest, soon)[1], "too little to be seen"
     assert not shown(unary, [at_rest[0] + 0.5, *at_rest[1:]])[0].least  # unequal among those with weight: projected
 
 

@@ -312,6 +312,19 @@ def test_runs_fit_a_terminal_of_80_columns_and_their_ids_can_be_pasted(tmp_path)
     assert {r["name"]: r.get("budget") for r in listed}[made[1].id] == 1 / 3
 
 
+def test_options_are_shown_as_they_can_be_given():
+    """`-o proxy=None` asks for a model called None."""
+    from harness import registry, show
+    from harness.plain import option
+
+    plugin = registry.find("taskpgm")
+    shown = {key: option(value) for key, value in plugin.fields.items()}
+    assert (shown["r"], shown["faithful"], shown["B"]) == ("null", "false", 0.5)
+    given = {key: str(text) for key, text in shown.items()}
+    assert plugin.build(given) == plugin.build({})
+    assert "r=null, " in show._cell(plugin.fields)
+
+
 def test_a_number_of_many_digits_is_shown_as_people_write_it():
     shown = {
         1 / 3: "1/3",
