@@ -25,6 +25,10 @@ class Aioli:
     looks: float = 0.15  # of the budget, for looks at validation items
     items: int = 16  # validation items of each task at a look, at most
 
+    def __post_init__(self) -> None:
+        if not (0 < self.looks < 1 and 0 < self.delta < 1 and self.rounds >= 1 and self.sweeps >= 1):
+            raise ValueError("looks and delta are shares above 0 and below 1, rounds and sweeps at least 1")
+
     def run(self, lab: Lab) -> None:
         if weights := known(lab):
             lab.train(lab.mixture(weights))

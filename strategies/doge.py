@@ -24,6 +24,10 @@ class DoGE:
     layers: int = 3  # gradients of the last blocks' matrices
     mixture: LearnedMixture | None = None  # weights that another run has learned: no proxy
 
+    def __post_init__(self) -> None:
+        if not (0 < self.proxy < 1 and self.mu > 0):
+            raise ValueError("proxy is a share above 0 and below 1, mu is above 0")
+
     def run(self, lab: Lab) -> None:
         lab.train(lab.mixture(known(lab, self.mixture) or self.learn(lab)))
 

@@ -24,6 +24,10 @@ class DoReMi:
     steps: int = 200_000  # of the proxy, at most
     mixture: LearnedMixture | None = None  # weights that another run has learned: neither reference nor proxy
 
+    def __post_init__(self) -> None:
+        if not (0 < self.reference < 1 and self.proxy > 0 and self.reference + self.proxy < 1):
+            raise ValueError("reference and proxy are shares above 0, together below 1")
+
     def run(self, lab: Lab) -> None:
         lab.train(lab.mixture(known(lab, self.mixture) or self.learn(lab)))
 

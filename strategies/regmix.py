@@ -27,6 +27,10 @@ class RegMix:
     best: int = 100  # of them are averaged
     mixture: LearnedMixture | None = None  # weights that another run has learned: no proxies
 
+    def __post_init__(self) -> None:
+        if not (0 < self.proxies < 1 and 0 < self.looks < 1):
+            raise ValueError("proxies and looks are shares above 0 and below 1")
+
     def run(self, lab: Lab) -> None:
         lab.train(lab.mixture(known(lab, self.mixture) or self.learn(lab)))
 

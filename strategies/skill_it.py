@@ -23,6 +23,10 @@ class SkillIt:
     looks: float = 0.3  # of that, for the looks
     items: int = 16  # validation items of each task at a look, at most
 
+    def __post_init__(self) -> None:
+        if not (0 < self.proxies < 1 and 0 < self.looks < 1 and self.T >= 1):
+            raise ValueError("proxies and looks are shares above 0 and below 1, T is at least 1")
+
     def run(self, lab: Lab) -> None:
         if weights := known(lab):
             lab.train(lab.mixture(weights))

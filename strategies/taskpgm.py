@@ -59,6 +59,10 @@ class TaskPGM:
     def __post_init__(self) -> None:
         if self.utility and (self.affinity != "pmi" or self.proxy or self.faithful):
             raise ValueError("utility needs affinity=pmi, proxies of the same model, and faithful=false")
+        if not (0 < self.proxies < 1 and 0 < self.looks < 1 and self.B > 0):
+            raise ValueError("proxies and looks are shares above 0 and below 1, B is above 0")
+        if (self.r is not None and self.r < 0) or (self.m is not None and self.m < 1):
+            raise ValueError("r is at least 0, m at least 1")
         if self.faithful and self.r is not None:
             raise ValueError("r is not for faithful, which has the released r, n/2")
 
