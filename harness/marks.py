@@ -119,6 +119,20 @@ def letters(words: str) -> int:
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in words)
 
 
+def called(points: Sequence[Point]) -> dict[str, str]:
+    """Each label with the options that not all entries of its strategy have before the others: what is cut off a name is
+    what they share.
+    """
+    options = {p.label: p.label.removeprefix(p.strategy).strip().split(", ") for p in points}
+    made = {}
+    for p in points:
+        peers = [set(options[q.label]) for q in points if q.strategy == p.strategy]
+        shared = set.intersection(*peers)
+        mine = sorted(options[p.label], key=shared.__contains__)  # stable: False before True
+        made[p.label] = " ".join((p.strategy, ", ".join(mine))).strip()
+    return made
+
+
 def short(label: str, longest: int = 30) -> str:
     """A name cut to the letters that its column holds."""
     words = plain(label, 60).replace("\n", " ")

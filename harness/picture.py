@@ -23,6 +23,7 @@ from harness.marks import (
     Glyph,
     Point,
     bar,
+    called,
     domain,
     glyphs,
     letters,
@@ -57,7 +58,8 @@ def listed(points: Sequence[Point], known: Mapping[str, Glyph]) -> Markup:
     first = min((p.multiple for p in points), key=lambda m: (m != 1, m))
     rows = [p for p in points if p.multiple == first]
     shown, hidden = rows[:MOST], len(rows) - MOST
-    left = LETTER * max(letters(short(p.label)) for p in shown) + 14
+    names = {label: short(name) for label, name in called(shown).items()}
+    left = LETTER * max(map(letters, names.values())) + 14
     bottom = 8 + ROW * len(shown)
     low, high = domain(shown)
     x = Scale(low, high, left + 8, SIZES[0] - 48)
@@ -66,7 +68,7 @@ def listed(points: Sequence[Point], known: Mapping[str, Glyph]) -> Markup:
         y, words = 8 + ROW * (k + 0.5), escape(p.words)
         parts += [
             f'<rect x="0" y="{y - ROW / 2:.1f}" width="{SIZES[0]}" height="{ROW}" fill="transparent" aria-label="{words}"/>',
-            text(left - 6, y, short(p.label), p.words, "end"),
+            text(left - 6, y, names[p.label], p.words, "end"),
             bar(p, known[p.label], x, y),
             mark(p, known[p.label], x(100 * p.score), y),
             text(SIZES[0] - 2, y, f"{100 * p.score:.1f}", p.words, "end"),
@@ -84,8 +86,8 @@ def scattered(points: Sequence[Point], known: Mapping[str, Glyph], base: float |
     several = {label: line for label, line in lines.items() if len(line) > 1}
     alone = [line[0] for line in lines.values() if len(line) == 1]
     height = max(HEIGHT, LABEL * (len(several) + 1))
-    names = [short(label, 22) for label in several]
-    right = SIZES[1] - (LETTER * max(map(letters, names)) + 34 if names else 8)
+    names = {label: short(name, 22) for label, name in called(points).items() if label in several}
+    right = SIZES[1] - (LETTER * max(map(letters, names.values())) + 34 if names else 8)
     low, high = domain(points)
     if base is not None and low - (high - low) / 4 <= 100 * base < low:
         low = 100 * base
@@ -114,7 +116,7 @@ def scattered(points: Sequence[Point], known: Mapping[str, Glyph], base: float |
         parts += [
             f'<path d="{lead}" {dots} aria-label="{escape(p.words)}"/>',
             mark(p, known[p.label], right + 12, level),
-            text(right + 22, level, short(p.label, 22), p.words),
+            text(right + 22, level, names[p.label], p.words),
         ]
     parts.append(text((48 + right) / 2, height + 36, "billed FLOPs, in 1x budgets (logarithmic)", anchor="middle"))
     turned = f'transform="rotate(-90)" x="{-height / 2:.0f}" y="14" text-anchor="middle" fill="currentColor"'
@@ -137,7 +139,7 @@ def spread(values: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def _apart(points: Sequence[Point], x: Scale, y: Scale) -> dict[Point, float]:
-    """Where marks with bars stand: at their bill, or up to three places beside it where they would lie on another's.
+    """Where marks with bars stand: at their bill, or a place beside it where they would lie on another's.
 
     Aside goes by name: by score, the better would look cheaper.
     """
@@ -147,7 +149,7 @@ def _apart(points: Sequence[Point], x: Scale, y: Scale) -> dict[Point, float]:
         ends = [100 * v for v in (p.score, p.low, p.high) if v is not None]
         top, bottom = y(max(ends)) - 6, y(min(ends)) + 6
         bill = x(math.log(p.spent))
-        places = [bill, *(bill + side * k * ASIDE for k in range(1, 4) for side in (1, -1))]
+        places = (bill, bill + ASIDE, bill - ASIDE)  # further off, it would be read as another bill
         free = (
             at
             for at in places

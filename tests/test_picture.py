@@ -109,6 +109,21 @@ def test_points_stand_at_their_bill_and_bars_that_would_overlap_beside_it_by_nam
     assert at["c"] == pytest.approx(at["a"] + picture.ASIDE)
 
 
+def test_a_mark_is_never_more_than_a_place_from_its_bill():
+    points = [point(f"s{k}", 0.5, m, 0.4, 0.6) for k in range(6) for m in (1.0, 2.0)]
+    _, scattered = parsed(points)
+    at = sorted(min(glyphs(scattered, f"s{k}"))[0] for k in range(6))
+    assert at == pytest.approx([at[1] - picture.ASIDE, *[at[1]] * 4, at[1] + picture.ASIDE])
+
+
+def test_what_is_cut_off_a_name_is_what_a_strategys_entries_share():
+    labels = ("a pool=4, rate=2", "a pool=4, rate=2, within=True", "a pool=4, rate=3", "b pool=4, deep=1", "c")
+    points = [marks.Point(label[0], label, m, m, 0.5, None, None) for label in labels for m in (1.0, 2.0)]
+    assert [*marks.called(points).values()] == [
+        "a rate=2, pool=4", "a rate=2, within=True, pool=4", "a rate=3, pool=4", "b pool=4, deep=1", "c"
+    ]  # fmt: skip
+
+
 def test_of_many_lines_the_plot_has_no_bars_and_every_mark_at_its_bill():
     points = [point(f"s{k}", 0.5 + 0.001 * k, m, 0.4, 0.6) for k in range(picture.MOST_BARS + 1) for m in (1.0, 2.0)]
     for shown, bars in ((points[:-2], 2 * picture.MOST_BARS), (points, 0)):
