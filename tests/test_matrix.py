@@ -167,8 +167,8 @@ def test_the_study_of_selectors_is_what_it_says():
         axes.drafts(ROOT / "benchmarks" / f"{name}.yaml", {}, Request())
         for name in ("study_partitionsel", "study_partitionsel_updates", "tuning_partitionsel")
     )
-    assert (len(ten), len(updates), len(tuned)) == (190, 35, 72)
-    assert sum(d.request in [x.request for x in ten] for d in updates) == 10
+    assert (len(ten), len(updates), len(tuned)) == (190, 70, 72)
+    assert sum(d.request in [x.request for x in ten] for d in updates) == 20
     drafts = ten + updates
     # All choose a quarter of the same pool, and whoever asks for anchors sees as many.
     made = [
