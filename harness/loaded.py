@@ -101,9 +101,12 @@ class LoadedModel:
         supervised.recompute(self.lm)
         self.checkpointing = True
 
-    def weights(self) -> Tensors:
-        """A copy of the trainable weights in host memory: on rank 0, which keeps what is kept; others get none."""
-        return sharding.fetch(self.layout.trained())
+    def weights(self, wait: bool = True) -> Tensors:
+        """A copy of the trainable weights in host memory: on rank 0, which keeps what is kept; others get none.
+
+        Without `wait` it may still be on its way off a GPU: for the store alone, which waits before it reads.
+        """
+        return sharding.fetch(self.layout.trained(), wait)
 
     def load_weights(self, tensors: Tensors) -> None:
         """Rank 0's tensors into the model of every rank."""
@@ -144,10 +147,13 @@ class LoadedModel:
     def load_base(self) -> None:
         self.load_weights(self.base())
 
-    def moments(self) -> Tensors:
-        """A copy of the optimizer's state in rank 0's host memory, `index.name` tensors; empty before the first step."""
+    def moments(self, wait: bool = True) -> Tensors:
+        """A copy of the optimizer's state in rank 0's host memory, `index.name` tensors; empty before the first step.
+
+        `wait` as for `weights`.
+        """
         state = self.optimizer.state_dict()["state"]
-        return sharding.fetch({f"{i}.{k}": v for i, row in state.items() for k, v in row.items()})
+        return sharding.fetch({f"{i}.{k}": v for i, row in state.items() for k, v in row.items()}, wait)
 
     def load_moments(self, tensors: Tensors) -> None:
         """Rank 0's tensors into the optimizer of every rank."""

@@ -147,11 +147,14 @@ def _full(tensor: torch.Tensor) -> torch.Tensor:
     return whole.detach()
 
 
-def fetch(tensors: Mapping[str, torch.Tensor]) -> Tensors:
-    """Copies in host memory, whatever the tensors are cut into: on rank 0, which keeps them. Others get none."""
+def fetch(tensors: Mapping[str, torch.Tensor], wait: bool = True) -> Tensors:
+    """Copies in host memory, whatever the tensors are cut into: on rank 0, which keeps them. Others get none.
+
+    Without `wait` they may still be on their way off a GPU, see `host_copy`.
+    """
     whole = ((name, _full(tensor)) for name, tensor in tensors.items())
     if ranks.main():
-        return host_copy(whole)
+        return host_copy(whole, wait)
     for _ in whole:  # getting it together takes all ranks
         pass
     return {}

@@ -61,9 +61,9 @@ class Standing:
     def _store(self, weights: str, optimizer: bool) -> None:
         if weights == self.base or weights in self.store:
             return
-        groups = {"model": self.engine.weights()} | self._remembered()
+        groups = {"model": self.engine.weights(wait=False)} | self._remembered()
         if optimizer:
-            groups["optimizer"] = self.engine.moments()
+            groups["optimizer"] = self.engine.moments(wait=False)
         place = self.place if self.deferred and self.place is not None else self.sampler.state()
         self.store.save(weights, groups, {"sampler": place, "revised": dict(self.revised)})
 

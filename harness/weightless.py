@@ -199,7 +199,7 @@ class Weightless:
 
     # --- what stands for weights and optimizer; the nameless meta tensors give them their size
 
-    def weights(self) -> Tensors:
+    def weights(self, wait: bool = True) -> Tensors:
         passes = torch.tensor([self.passes[t] for t in self.tasks], dtype=torch.float64)
         return {"passes": passes, "weights": torch.empty(self.trained, device="meta")}
 
@@ -221,7 +221,7 @@ class Weightless:
         finally:
             self.passes = mine
 
-    def moments(self) -> Tensors:
+    def moments(self, wait: bool = True) -> Tensors:
         held = 2 * self.trained if self.moved else 0
         return {"moved": torch.tensor(self.moved), "moments": torch.empty(held, device="meta")}
 

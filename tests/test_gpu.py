@@ -6,6 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import attention, supervised
+from harness.checkpoint import Store
 from harness.engine import MICRO_TOKENS, Engine
 from harness.suite import Optimizer
 from tests.conftest import make_model
@@ -130,6 +131,20 @@ def test_copies_lie_in_pinned_memory_and_are_of_their_moment(make):
     engine.load_weights(kept)
     engine.load_moments(moments)
     assert np.array(engine.step(items, 1e-2).nll) == pytest.approx(np.array(expected.nll), rel=1e-3)
+
+
+def test_a_checkpoint_that_is_still_on_its_way_is_of_its_moment(make, tmp_path):
+    """Steps that are asked for before its copies have arrived come after them."""
+    engine, store = make(), Store(tmp_path / "c")
+    items = items_(16, 8)
+    engine.step(items, 1e-3)
+    expected = engine.weights()
+    store.save("1:1", {"model": engine.weights(wait=False), "optimizer": engine.moments(wait=False)}, {})
+    for _ in range(3):
+        engine.step(items, 1e-2)
+    found = store.load("1:1")[0]["model"]
+    assert all(torch.equal(expected[n], t) for n, t in found.items())
+    assert any(not torch.equal(found[n], t) for n, t in engine.weights().items())
 
 
 def test_bf16_moments_take_half_the_device(make):

@@ -4,6 +4,7 @@ from contextlib import suppress
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from harness import checkpoint
 from harness.checkpoint import host_copy, n_bytes
@@ -85,6 +86,55 @@ def test_copies_are_of_their_moment():
     tensors["a"].add_(1)
     assert torch.equal(found["a"], torch.arange(6.0).view(2, 3).T)
     assert found["b"].dtype == torch.bfloat16
+
+
+def test_copies_still_on_their_way_are_waited_for_before_they_are_read(tmp_path, monkeypatch):
+    """A checkpoint's tensors hold nothing when it is kept; they arrive when they are waited for, as off a GPU."""
+    under_way = []
+
+    def arrive():
+        for tensor, value in under_way:
+            tensor.fill_(value)
+        under_way.clear()
+
+    monkeypatch.setattr(checkpoint, "arrived", arrive)
+    store = checkpoint.Store(tmp_path / "c")
+
+    def keep(name, value):
+        tensor = torch.zeros(3)
+        under_way.append((tensor, value))
+        store.save(name, {"model": {"w": tensor}}, {})
+        assert under_way, "keeping a checkpoint does not wait"
+
+    keep("1:1", 1.0)
+    assert torch.equal(store.load("1:1")[0]["model"]["w"], torch.ones(3))
+    keep("1:2", 2.0)
+    store.flush()
+    store.room = 0
+    keep_at_once = torch.zeros(3)
+    under_way.append((keep_at_once, 3.0))
+    store.save("1:3", {"model": {"w": keep_at_once}}, {})
+    for name, value in (("1:2", 2.0), ("1:3", 3.0)):
+        written = load_file(store.path(name) / "model.safetensors")["w"]
+        assert torch.equal(written, torch.full((3,), value))
+
+
+def test_only_the_store_is_given_copies_that_are_still_on_their_way(tmp_path, toy, tiny, monkeypatch):
+    lab, core, engine, _ = make_lab(tmp_path, toy, tiny, budget=6)
+    lab.train(lab.mixture(dict.fromkeys(lab.tasks, 1.0)), "0.2 budget")
+    waited = []
+
+    def noting(whole):
+        return lambda wait=True: waited.append(wait) or whole(wait)
+
+    for name in ("weights", "moments"):
+        monkeypatch.setattr(engine, name, noting(getattr(engine, name)))
+    lab.checkpoint()
+    kept, waited[:] = list(waited), []
+    core.tensors()
+    with lab.fork("proxy"):
+        pass
+    assert (kept, set(waited)) == ([False, False], {True})
 
 
 def test_copies_of_a_run_on_the_cpu_leave_a_gpu_alone(monkeypatch):
