@@ -87,12 +87,16 @@ def _sweep(folder: Path, names: set[str]) -> None:
 def _runs(site: Site) -> set[str]:
     """A page and the record of every run; the many pages are shared out among processes."""
     jobs = [(s, row, r) for s in site.sections for row in s.rows for r in row.runs]
+    paged = {r.id for _, _, r in jobs}
 
     def write(job: tuple[Section, Row, Record]) -> str:
         s, row, r = job
         assert ID.fullmatch(r.id)
         name = f"runs/{r.id}.html"
-        site.write(name, "run.html", "../", section=s, row=row, record=r, command=command(r), view=view(r, row.runs))
+        reused = r.reports.reused
+        source = reused.id if reused and reused.id in paged else None  # a page to go to
+        values = {"record": r, "command": command(r), "view": view(r, row.runs), "source": source}
+        site.write(name, "run.html", "../", section=s, row=row, **values)
         (site.out / f"runs/{r.id}.json").write_bytes(site.found.files[r.id].read_bytes())
         return name
 

@@ -238,6 +238,17 @@ def test_amortised_rows_stand_after_the_ranked_ones_and_show_both_prices(tmp_pat
     assert run.row("at first use")[1] == "1.30e6"
     assert run.row("mixture of " + 16 * "a")[1] == "3.00e5"
     assert "mixture=" + 16 * "a" in run.text
+    assert 16 * "a" + ".html" not in run.links, "no page of that run is here"
+
+
+def test_a_run_on_a_learned_mixture_links_to_the_run_that_learned_it(tmp_path):
+    learned = make_record("taskpgm", 0, {"a": 0.5, "b": 0.5}, hyperparameters={"mixture": None})
+    taken = reusing(0, "a", 0.9)
+    taken.reports.reused.id = learned.id
+    page(tmp_path, learned, taken)
+    run = Page((tmp_path / "out" / "runs" / f"{taken.id}.html").read_text())
+    assert run.row("mixture of " + learned.id)[1] == "3.00e5"
+    assert f"{learned.id}.html" in run.links
 
 
 def test_a_mixture_of_each_seeds_own_is_one_row_and_one_for_all_seeds_another():
