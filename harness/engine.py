@@ -132,15 +132,24 @@ class Engine(LoadedModel):
             sums = torch.tensor([s.nll for s in seen], dtype=torch.float64)
             # Every rank asks, for what the callback remembers; rank 0's numbers count.
             weights = frame.weights = ranks.first(weights_of(weighting, frame, sums))
+        taken: list[tuple[Pack, torch.Tensor]] = []
+
+        def read() -> None:
+            """Into `nll`, what the device has computed so far."""
+            for pack, losses in taken:
+                nll[list(pack.items)] = by_owner(losses, pack)
+            taken.clear()
+
         for pack, counts in self.layout.turns(parts, lambda: next(self.packs(items[:1]))):
             seen_by, more = self._logits(pack, others or {})
             rows = 0 if objective else supervised.loss_rows(len(pack.targets), self.vocabulary, self.device.type)
             with self.accelerator.autocast(), supervised.compiled(self.compiled):
                 scores = self.model(pack, rows) if rows else self.model(pack)
             tokens = Tokens(scores, pack.targets, pack.owner, pack.items, frame, seen_by, scores if rows else None)
-            if counts:
-                nll[list(pack.items)] = by_owner(tokens.nll.detach(), pack)
+            if counts:  # read when the backward pass is under way: a GPU is not waited for in between
+                taken.append((pack, tokens.nll.detach()))
             if weighting and weights is None:
+                read()
                 weights = frame.weights = weights_of(weighting, frame, nll)
             losses = token_losses(tokens, objective)
             for factor in (weights, fixed):
@@ -149,6 +158,7 @@ class Engine(LoadedModel):
             with supervised.compiled(self.compiled):  # recomputed activations must be what they were
                 self.accelerator.backward(loss if counts else 0 * loss)
             hardware += more + self._gradient_cost(pack, again=bool(rows))
+        read()
         return nll, hardware
 
     def _gradient_cost(self, pack: Pack, again: bool) -> int:

@@ -83,11 +83,16 @@ class Tokens:
         self._others = others or {}
         # Given where the plain loss was taken in parts: then there are no scores, and nobody who asks for them.
         self.nll = nn.functional.cross_entropy(scores.float(), targets, reduction="none") if nll is None else nll
-        self.example = torch.tensor(self._members, device=targets.device)[owner]
+        self._owner = owner
         self.ids, self.tasks, self.lr, self.progress = frame.ids, frame.tasks, frame.lr, frame.progress
 
     def __len__(self) -> int:
         return len(self._targets)
+
+    @cached_property
+    def example(self) -> torch.Tensor:
+        """Index into `ids` (S,)."""
+        return torch.tensor(self._members, device=self._owner.device)[self._owner]
 
     @property
     def logp(self) -> torch.Tensor:
