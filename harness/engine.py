@@ -137,7 +137,7 @@ class Engine(LoadedModel):
         def read() -> None:
             """Into `nll`, what the device has computed so far."""
             for pack, losses in taken:
-                nll[list(pack.items)] = by_owner(losses, pack)
+                nll[list(pack.items)] = by_owner(losses, pack.owner, len(pack.items))
             taken.clear()
 
         for pack, counts in self.layout.turns(parts, lambda: next(self.packs(items[:1]))):
@@ -185,6 +185,7 @@ class Engine(LoadedModel):
     def _evaluate(self, items: Sequence[Item]) -> tuple[list[Seen | None], int]:
         seen: list[Seen | None] = [None] * len(items)
         hardware = 0
+        taken = []  # read when all is asked for: the next micro-batch is made while a GPU computes this one
         model = self.whole
         head = model.lm.get_output_embeddings()
         for pack in self.share(items):
@@ -196,11 +197,12 @@ class Engine(LoadedModel):
                     gold = pack.targets[start : start + LOGIT_ROWS]
                     nll = nn.functional.cross_entropy(logits, gold, reduction="none")
                     parts.append(torch.stack([nll, (logits.argmax(-1) != gold).float()]))
-            losses, wrong = torch.cat(parts, 1)
-            sums, misses = by_owner(losses, pack), by_owner(wrong, pack)
-            for k, i in enumerate(pack.items):
-                seen[i] = Seen(float(sums[k]), items[i].supervised, float(misses[k]) == 0.0)
+            taken.append((pack.items, pack.owner, torch.cat(parts, 1)))
             hardware += self.arch.padded_forward(*pack.shape, len(pack.targets), pack.pairs)
+        for members, owner, (losses, wrong) in taken:
+            sums, misses = by_owner(losses, owner, len(members)), by_owner(wrong, owner, len(members))
+            for k, i in enumerate(members):
+                seen[i] = Seen(float(sums[k]), items[i].supervised, float(misses[k]) == 0.0)
         return seen, hardware
 
     def training_cost(self, items: Sequence[Item], hardware: int = 0) -> Cost:

@@ -154,7 +154,7 @@ def _flat(items: Sequence[Item], row: list[int]) -> Pack:
     )
 
 
-def by_owner(values: torch.Tensor, pack: Pack) -> torch.Tensor:
-    """Sums of per-token values (S,) by item of the micro-batch, in float64 on the host."""
-    sums = torch.zeros(len(pack.items), dtype=torch.float64)
-    return sums.index_add_(0, pack.owner.cpu(), values.double().cpu())
+def by_owner(values: torch.Tensor, owner: torch.Tensor, n: int) -> torch.Tensor:
+    """Sums of per-token values (S,) by the item that owns them, of the n of a micro-batch, in float64 on the host."""
+    sums = torch.zeros(n, dtype=torch.float64)
+    return sums.index_add_(0, owner.cpu(), values.double().cpu())

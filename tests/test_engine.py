@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from harness import environment
+from harness import engine as engine_module
+from harness import environment, fitting
 from harness.checkpoint import Store
 from harness.data import Item
 from harness.engine import Engine, packs, plan_rows
@@ -84,6 +85,27 @@ def test_gradient_is_of_the_sum_over_supervised_tokens_of_the_effective_batch(en
     step = engine.step(items, 0.0)
     assert sum(step.nll) / total == pytest.approx(loss.item(), rel=1e-5)
     assert step.grad_norm == pytest.approx(norm, rel=1e-4)
+
+
+def test_losses_are_read_when_a_gpu_has_all_its_work(engine, monkeypatch):
+    """A number that the host asks for is a wait for the device: none between a forward and a backward pass, or two packs."""
+    monkeypatch.setitem(fitting.MICRO_TOKENS, "cpu", 256)
+    order, items = [], items_(40, 11)
+    backward, hidden, read = engine.accelerator.backward, engine.whole.hidden, engine_module.by_owner
+    monkeypatch.setattr(engine.accelerator, "backward", lambda loss: order.append("backward") or backward(loss))
+    monkeypatch.setattr(engine.whole, "hidden", lambda pack: order.append("forward") or hidden(pack))
+    monkeypatch.setattr(engine_module, "by_owner", lambda *given: order.append("read") or read(*given))
+    engine.step(items, 0.0)
+    n = order.count("backward")
+    assert n > 2
+    assert order == ["forward", "backward"] * n + ["read"] * n
+    order.clear()
+    engine.evaluate(items)
+    assert order == ["forward"] * n + ["read"] * 2 * n
+    order.clear()
+    few = items[:4]
+    engine.step(few, 0.0, example_weights=lambda batch: [1.0] * len(batch))
+    assert order == ["forward", "read", "backward"], "weights come from the losses"
 
 
 def test_a_step_does_not_ask_for_whole_weights(engine, monkeypatch):
