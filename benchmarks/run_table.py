@@ -1,7 +1,8 @@
 """Runs as lines of CSV, for suites that are no part of the board: python benchmarks/run_table.py SUITE... > runs.csv
 
 A line a run of these suites below runs/ (--runs), in the order of suite, strategy and seed: its id and hyperparameters, what
-it billed, and the score of each task. Records of a study's own variants cannot be submitted; this is how they are kept.
+it billed, the score of each task, and the mixture that it has learned if it has (the mean of one that moves). Records of a
+study's own variants cannot be submitted; this is how they are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +24,15 @@ def line(r: Record) -> list[str]:
     passed = {k: i.hyperparameters[k] for k in sorted(i.passed)}
     head = [i.suite, i.strategy, json.dumps(passed), f"{i.lr:g}", f"{i.budget.multiple:g}", str(i.seed), r.id, r.status]
     tasks = " ".join(f"{task}={s.value:.4f}" for task, s in sorted(r.scores.items()))
-    return [*head, str(r.total_model_flops), f"{r.macro:.4f}", tasks]
+    return [*head, str(r.total_model_flops), f"{r.macro:.4f}", tasks, mixture(r)]
+
+
+def mixture(r: Record) -> str:
+    """Weights by task, empty of a run that has not learned any."""
+    logs = [e.data["weights"] for e in r.events if (e.verb, e.note) == ("log", "weights")]
+    return " ".join(
+        f"{task}={sum(p[task] for p in logs) / len(logs):.4f}" for task in (sorted(logs[0]) if logs else ())
+    )
 
 
 def main() -> None:
@@ -35,7 +44,7 @@ def main() -> None:
     records = [read(path) for path in args.runs.glob("*/record.json")]
     found = [line(r) for r in records if r.identity.suite in args.suites and r.status != "failed"]
     out = csv.writer(sys.stdout, lineterminator="\n")
-    out.writerow([*COLUMNS, "tasks"])
+    out.writerow([*COLUMNS, "tasks", "weights"])
     out.writerows(sorted(found, key=lambda words: (*words[:5], int(words[5]))))
 
 

@@ -1,26 +1,28 @@
 """What TaskPGM's energy makes of a task that is there twice and of one that is noise: `python benchmarks/taskpgm_algebra.py`.
 
 Without arguments: planted affinities of nine tasks as in the `twin` variant of pocket, in Markdown; docs/studies/taskpgm.md
-holds that text. With records (files or run folders): the weights that each entry on the twin variant has
-learned, and what each kind of measured affinity, mean over its runs, makes for other r. Columns are weights: of one of the
-twins, of the noise, of one of the other tasks (means), and the L1 distance to uniform.
+holds that text. With records (files or run folders; or the file of a matrix, whose records in results/ are read): the weights
+that each entry has learned, and what each kind of measured affinity, mean over its runs, makes for other r. Columns are
+weights, on the twin variant of one of the twins, of the noise, of one of the other tasks (means), elsewhere of each task; and
+the L1 distance to uniform.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from harness.matrix import build
 from harness.record import Record, read
 from harness.registry import find
+from harness.request import Request
 
 TASKPGM: Any = find("taskpgm").cls
-R = (0.0, 0.5, 1.0, 2.0, 4.5, 20.0)
 TWINS, NOISE, N = ("reverse", "reverse_again"), "larger", 9
 Array = np.ndarray[Any, Any]
 
@@ -44,13 +46,24 @@ def row(p: Array, twins: Sequence[int], noise: int) -> tuple[float, float, float
     return float(p[list(twins)].mean()), float(p[noise]), float(p[others].mean()), float(np.abs(p - 1 / len(p)).sum())
 
 
-def table(S: Array, twins: Sequence[int], noise: int) -> str:
+def markdown(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table, its first column to the left; fractions have three digits."""
+    cells = [[f"{x:.3f}" if isinstance(x, float) else str(x) for x in line] for line in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [names, *cells]).replace(
+        "\n", "\n|---|" + "---:|" * (len(names) - 1) + "\n", 1
+    )
+
+
+def swept(S: Array, names: Sequence[str], columns: Callable[[Array], Sequence[float]]) -> str:
     """Markdown: a row an r, and the released path."""
-    lines = ["| r | a twin | the noise | another | L1 to uniform |", "|---|---:|---:|---:|---:|"]
-    solved = {f"{r:g}": TASKPGM(r=r).weights(S)[0] for r in R} | {"released": TASKPGM(faithful=True).weights(S)[0]}
-    for name, p in solved.items():
-        lines.append(f"| {name} | " + " | ".join(f"{x:.3f}" for x in row(p, twins, noise)) + " |")
-    return "\n".join(lines)
+    solved = {f"{r:g}": TASKPGM(r=r).weights(S)[0] for r in (0.0, 0.5, 1.0, 2.0, len(S) / 2, 20.0)}
+    solved["released"] = TASKPGM(faithful=True).weights(S)[0]
+    return markdown(["r", *names], [[r, *columns(p)] for r, p in solved.items()])
+
+
+def table(S: Array, twins: Sequence[int], noise: int) -> str:
+    """The same where two tasks are twins and one is noise."""
+    return swept(S, ["a twin", "the noise", "another", "L1 to uniform"], lambda p: row(p, twins, noise))
 
 
 def with_utility(S: Array) -> str:
@@ -62,10 +75,16 @@ def with_utility(S: Array) -> str:
     return "\n".join(lines)
 
 
-def of_twins(paths: Sequence[Path]) -> list[Record]:
-    """The records on the twin variant, of runs that have learned a mixture themselves; others are passed over."""
-    found = [read(path) for path in paths]
-    return [r for r in found if {*TWINS, NOISE} <= r.scores.keys() and r.reports.reused is None]
+def themselves(paths: Sequence[Path]) -> list[Record]:
+    """The records of runs that have not taken a mixture over."""
+    found: list[Record] = []
+    for path in paths:
+        if path.suffix == ".yaml":
+            cells = build(path, {}, Request(), Path("results")).cells
+            found += [read(c.record) for c in cells if c.record]
+        else:
+            found.append(read(path))
+    return [r for r in found if r.reports.reused is None]
 
 
 def logged(r: Record, note: str) -> list[Any]:
@@ -86,38 +105,57 @@ class Learned:
     @classmethod
     def of(cls, r: Record) -> Learned | None:
         """None of a run that has learned nothing."""
-        if not (logs := logged(r, "weights")):
+        if not (found := means(r)):
             return None
-        p = {t: float(np.mean([x["weights"][t] for x in logs])) for t in logs[0]["weights"]}
+        p, l1 = found
         others = float(np.mean([p[t] for t in p.keys() - {*TWINS, NOISE}]))
-        l1 = float(np.mean([x["l1"] for x in logs]))
         return cls(np.array([p[t] for t in TWINS]), p[NOISE], others, l1, 1 / len(p))
+
+
+def entry(r: Record) -> str:
+    """What a row is of."""
+    given = [f"{k}={v}" for k, v in sorted(r.identity.passed.items())]
+    return " ".join([r.identity.strategy, *given, f"lr={r.identity.lr:g}"])
+
+
+def means(r: Record) -> tuple[dict[str, float], float] | None:
+    """Weights by task and their L1 distance to uniform, of weights that move the means; None of a run without any."""
+    if not (logs := logged(r, "weights")):
+        return None
+    p = {t: float(np.mean([x["weights"][t] for x in logs])) for t in sorted(logs[0]["weights"])}
+    return p, float(np.mean([x["l1"] for x in logs]))
+
+
+def by_task(found: Sequence[Record]) -> str:
+    """Markdown of records of one suite: a row an entry and learning rate, the means of its runs' weights and distances."""
+    groups: dict[str, list[list[float]]] = {}
+    for r in found:
+        if one := means(r):
+            groups.setdefault(entry(r), []).append([*one[0].values(), one[1]])
+    rows = [[name, len(runs), *map(float, np.mean(runs, axis=0))] for name, runs in sorted(groups.items())]
+    return markdown(["entry", "runs", *sorted(found[0].scores), "L1 to uniform"], rows)
 
 
 def learned(found: Sequence[Record]) -> str:
     """Markdown: a row an entry and learning rate, means over its runs, then in how many runs a prediction came true."""
     groups: dict[str, dict[int, Learned]] = {}
     for r in found:
-        given = [f"{k}={v}" for k, v in sorted(r.identity.passed.items())]
         if one := Learned.of(r):
-            groups.setdefault(" ".join([r.identity.strategy, *given, f"lr={r.identity.lr:g}"]), {})[r.identity.seed] = (
-                one
-            )
+            groups.setdefault(entry(r), {})[r.identity.seed] = one
     pmi = next((runs for name, runs in groups.items() if name.startswith("taskpgm affinity=pmi lr=")), {})
     names = ["entry", "runs", "a twin", "the noise", "another", "L1 to uniform", "twins raised", "noise lowered"]
     names += ["all three lowered", "L1 above PMI's"]
-    lines = [f"| {' | '.join(names)} |", "|---|" + "---:|" * (len(names) - 1)]
+    rows: list[list[object]] = []
     for name, runs in sorted(groups.items()):
-        means = np.mean([[x.twins.mean(), x.noise, x.another, x.l1] for x in runs.values()], axis=0)
+        mean = np.mean([[x.twins.mean(), x.noise, x.another, x.l1] for x in runs.values()], axis=0)
         counts = [
             sum(bool((x.twins > x.level).all()) for x in runs.values()),
             sum(x.noise < x.level for x in runs.values()),
             sum(max(*x.twins, x.noise) < x.level for x in runs.values()),
             sum(x.l1 > pmi[seed].l1 for seed, x in runs.items() if seed in pmi),
         ]
-        cells = [name, len(runs), *(f"{x:.3f}" for x in means), *counts]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        rows.append([name, len(runs), *map(float, mean), *counts])
+    return markdown(names, rows)
 
 
 def kinds(found: Sequence[Record]) -> dict[str, list[Record]]:
@@ -131,22 +169,32 @@ def kinds(found: Sequence[Record]) -> dict[str, list[Record]]:
     return groups
 
 
-def measured(found: Sequence[Record]) -> tuple[Array, list[int], int]:
-    """The mean affinity of records of one kind, and where the twins and the noise are in it."""
+def measured(found: Sequence[Record]) -> tuple[Array, list[str]]:
+    """The mean affinity of records of one kind, and its tasks."""
     logs = [log for r in found for log in logged(r, "affinity")]
-    names = logs[0]["tasks"]
     S: Array = np.mean([np.array(log["S"]) for log in logs], axis=0)
-    return S, [names.index(t) for t in TWINS], names.index(NOISE)
+    return S, logs[0]["tasks"]
+
+
+def solved(S: Array, names: Sequence[str]) -> str:
+    """Markdown of what a measured affinity of these tasks makes for other r."""
+    if {*TWINS, NOISE} <= {*names}:
+        return table(S, [names.index(t) for t in TWINS], names.index(NOISE))
+    return swept(S, [*names, "L1 to uniform"], lambda p: [*map(float, p), float(np.abs(p - 1 / len(p)).sum())])
 
 
 def report(paths: Sequence[Path]) -> str:
-    """Markdown of what these records hold."""
-    found = of_twins(paths)
-    parts = [f"Learned weights:\n\n{learned(found)}"]
-    parts += [
-        f"Measured {kind}, {len(group)} runs:\n\n{table(*measured(group))}"
-        for kind, group in sorted(kinds(found).items())
-    ]
+    """Markdown of what these records hold, a part a suite: the names of its tasks tell them apart."""
+    suites: dict[tuple[str, ...], list[Record]] = {}
+    for r in themselves(paths):
+        if logged(r, "weights"):
+            suites.setdefault(tuple(sorted(r.scores)), []).append(r)
+    parts: list[str] = []
+    for tasks, found in sorted(suites.items()):
+        weights = learned(found) if {*TWINS, NOISE} <= {*tasks} else by_task(found)
+        parts.append(f"Learned weights on {found[0].identity.suite}:\n\n{weights}")
+        for kind, group in sorted(kinds(found).items()):
+            parts.append(f"Measured {kind}, {len(group)} runs:\n\n{solved(*measured(group))}")
     return "\n\n".join(parts)
 
 

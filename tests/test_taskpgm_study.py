@@ -11,6 +11,7 @@ from harness import axes
 from harness.api import Example, HarnessError
 from harness.curves import SCENARIOS
 from harness.ledger import BILLED
+from harness.record import read
 from harness.registry import resolve
 from harness.rehearsal import Props, rehearse
 from harness.request import Request, prepare, vary
@@ -138,14 +139,17 @@ def test_measured_affinities_are_found_by_name(tmp_path):
     for seed in range(2):
         S = (-np.ones((4, 4)) + np.eye(4)) * (1 + seed)
         paths.append(ran(tmp_path, seed, {}, ("affinity", {"tasks": tasks, "S": S.tolist()})))
-    S, twins, noise = algebra.measured(algebra.of_twins(paths))
+    S, names = algebra.measured(algebra.themselves(paths))
     assert np.allclose(S, 1.5 * (np.eye(4) - 1))
-    assert ([tasks[i] for i in twins], tasks[noise]) == (list(algebra.TWINS), algebra.NOISE)
-    assert algebra.row(np.array([0.1, 0.2, 0.3, 0.4]), twins, noise) == pytest.approx((0.35, 0.2, 0.1, 0.4))
+    assert names == tasks
+    S[1] = S[:, 1] = -9.0  # the noise is second in the alphabet, and the twins are last
+    S[1, 1] = 0.0
+    assert algebra.solved(S, names) == algebra.table(S, (2, 3), 1) != algebra.table(S, (0, 1), 3)
+    assert algebra.row(np.array([0.1, 0.2, 0.3, 0.4]), (2, 3), 1) == pytest.approx((0.35, 0.2, 0.1, 0.4))
 
 
 def test_a_folder_of_all_runs_gives_a_table_for_each_kind_of_affinity(tmp_path):
-    """Nats and divergences are not averaged, and runs on pocket itself are no part of it."""
+    """Nats and divergences are not averaged, nor are runs on pocket itself with those on the variant."""
     tasks = sorted([*algebra.TWINS, algebra.NOISE, "addition"])
 
     def affinity(S):
@@ -158,19 +162,42 @@ def test_a_folder_of_all_runs_gives_a_table_for_each_kind_of_affinity(tmp_path):
         ran(tmp_path, 0, {"faithful": True}, affinity(nats)),
     ]
     paths += [
-        ran(tmp_path, 0, {"r": 2.0}, affinity(np.eye(2)), tasks=("larger", "reverse")),
         ran(tmp_path, 0, {}, strategy="uniform"),
     ]
-    groups = algebra.kinds(algebra.of_twins(paths))
+    groups = algebra.kinds(algebra.themselves(paths))
     assert {kind: len(group) for kind, group in groups.items()} == {"PMI": 2, "JSD": 1, "PMI faithful": 1}
     assert np.allclose(algebra.measured(groups["PMI"])[0], 1.5 * nats)
     assert np.allclose(algebra.measured(groups["JSD"])[0], shares)
-    shown = algebra.report(paths)
-    assert [line for line in shown.splitlines() if line.startswith("Measured")] == [
+    S = np.array([[0.0, -2.0], [-2.0, 0.0]])
+    for seed in (0, 1):
+        p = {"larger": 0.5 + seed / 4, "reverse": 0.5 - seed / 4}
+        weights = "weights", {"weights": p, "l1": seed / 2}
+        at = {"suite": "small", "tasks": ("larger", "reverse")}
+        paths.append(ran(tmp_path, seed, {}, ("affinity", {"tasks": sorted(p), "S": S.tolist()}), weights, **at))
+    p = dict.fromkeys(tasks, 0.25)
+    paths.append(ran(tmp_path, 1, {"affinity": "jsd"}, affinity(shares), ("weights", {"weights": p, "l1": 0.0})))
+    paths.append(ran(tmp_path, 2, {"affinity": "pmi"}, affinity(nats), ("weights", {"weights": p, "l1": 0.0})))
+    shown = algebra.report(paths).splitlines()
+    assert [line for line in shown if line.startswith(("Learned", "Measured"))] == [
+        f"Learned weights on {read(paths[0]).identity.suite}:",
         "Measured JSD, 1 runs:",
+        "Measured PMI, 1 runs:",
+        "Learned weights on small:",
         "Measured PMI, 2 runs:",
-        "Measured PMI faithful, 1 runs:",
     ]
+    assert "| taskpgm lr=0.001 | 2 | 0.625 | 0.375 | 0.250 |" in shown
+    assert "| r | larger | reverse | L1 to uniform |" in shown
+    assert shown.count("| 1 | 0.500 | 0.500 | 0.000 |") == 1
+
+
+def test_the_file_of_a_matrix_stands_for_its_submitted_runs():
+    """Of one learned mixture, by the record itself."""
+    found = algebra.themselves([FILE])
+    assert {r.identity.seed for r in found} <= {*range(10)}
+    one = next(r for r in found if r.identity.strategy == "doremi" and r.identity.seed == 0)
+    weights = algebra.logged(one, "weights")[0]["weights"]
+    cells = [f"{weights[t]:.3f}" for t in sorted(weights)]
+    assert f"| doremi lr=0.0008 | 1 | {' | '.join(cells)} |" in algebra.by_task([one])
 
 
 def test_learned_weights_are_counted_as_the_predictions_ask(tmp_path):
@@ -188,7 +215,7 @@ def test_learned_weights_are_counted_as_the_predictions_ask(tmp_path):
         ran(tmp_path, 0, {"mixture": "a"}, weights(0.4, 0.2, 0.2, 0.2), reused={"id": 16 * "a", "flops": 1, "seed": 0}),
         ran(tmp_path, 0, {}, strategy="uniform"),
     ]
-    assert algebra.learned(algebra.of_twins(paths)).splitlines()[2:] == [
+    assert algebra.learned(algebra.themselves(paths)).splitlines()[2:] == [
         "| skill_it lr=0.001 | 1 | 0.200 | 0.300 | 0.300 | 0.300 | 0 | 0 | 0 | 1 |",
         "| taskpgm affinity=pmi lr=0.001 | 2 | 0.275 | 0.300 | 0.150 | 0.260 | 1 | 1 | 0 | 0 |",
         "| taskpgm faithful=True lr=0.001 | 2 | 0.375 | 0.125 | 0.125 | 0.500 | 1 | 1 | 0 | 1 |",

@@ -75,6 +75,15 @@ def test_a_twin_and_noise():
     assert set(after) <= set(before)
 
 
+def test_a_line_has_the_mixture_that_its_run_has_learned():
+    made = make_record("skill_it", 0, {"a": 0.5, "b": 0.1}, suite="twin")
+    logs = [{"weights": {"b": 0.25, "a": 0.75}, "l1": 0.5}, {"weights": {"a": 0.5, "b": 0.5}, "l1": 0.0}]
+    made.events.extend({"billed_flops": 1, "verb": "log", "note": "weights", "data": data} for data in logs)
+    made.events.append({"billed_flops": 1, "verb": "log", "note": "counts", "data": {"a": 3}})
+    record = type(made).model_validate(made.model_dump(warnings=False))
+    assert run_table.line(record)[-2:] == ["a=0.5000 b=0.1000", "a=0.6250 b=0.3750"]
+
+
 def test_runs_of_a_variant_become_lines_and_lines_a_table_of_tasks(tmp_path, monkeypatch, capsys):
     for seed, (plain, other) in enumerate(
         [((0.5, 0.1), (0.7, 0.1)), ((0.6, 0.2), (0.7, 0.2)), ((0.7, 0.3), (0.7, 0.3))]
@@ -87,6 +96,7 @@ def test_runs_of_a_variant_become_lines_and_lines_a_table_of_tasks(tmp_path, mon
     lines = tmp_path / "runs.csv"
     lines.write_text(capsys.readouterr().out)
     assert len(lines.read_text().splitlines()) == 7
+    assert all(line.endswith(",") for line in lines.read_text().splitlines()[1:])  # no mixture learned
     monkeypatch.setattr(sys, "argv", ["by_task.py", str(lines), "a", "score", "absent"])
     by_task.main()
     table = [[c.strip() for c in row.split("|")[1:-1]] for row in capsys.readouterr().out.splitlines()[2:]]
