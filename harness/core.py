@@ -55,7 +55,8 @@ class Progress:
     phase: str = "train"
 
 
-Companion = Callable[[str], tuple[Engine, Data]]  # another model by name: its engine, and the data in its tokens
+# Another model as a strategy names it: its engine, the data in its tokens, and its name and revision for the record.
+Companion = Callable[[str], tuple[Engine, Data, dict[str, str]]]
 
 
 class Core(Standing):

@@ -124,11 +124,11 @@ class Engine(LoadedModel):
         total = sum(item.supervised for item in items)
         nll = torch.zeros(len(items), dtype=torch.float64)
         parts = list(self.share(items))
-        weights, hardware = frame.weights, 0
+        weights, hardware = frame.weights, frame.hardware
         fixed = None if given is None else torch.tensor(given, dtype=torch.float64)
         if weighting and weights is None and (len(parts) > 1 or ranks.count() > 1):
             seen, hardware = self.evaluate(items)
-            hardware = hardware if ranks.main() else 0
+            hardware = frame.hardware = hardware if ranks.main() else 0
             sums = torch.tensor([s.nll for s in seen], dtype=torch.float64)
             # Every rank asks, for what the callback remembers; rank 0's numbers count.
             weights = frame.weights = ranks.first(weights_of(weighting, frame, sums))

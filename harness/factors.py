@@ -84,12 +84,15 @@ class Spans:
             start = stop
 
 
-def outer(left: Tensor, right: Tensor, spans: Spans, meter: Meter) -> Iterator[tuple[Tensor, Tensor]]:
-    """Numbers of examples, and their gradients (k, p q): left' right over each one's tokens."""
+def outer(
+    left: Tensor, right: Tensor, spans: Spans, meter: Meter, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Numbers of examples, and their gradients (k, p q) on the device: left' right over each one's tokens."""
     for ids, index, mask in spans.batches:
         meter.product(*index.shape, left.shape[1], right.shape[1])
-        a, b = left[index.to(left.device)] * mask.to(left.device), right[index.to(right.device)]
-        yield ids, (a.mT @ b).flatten(1)
+        # Beside a GPU one factor, or both, may lie in a file.
+        a, b = (factor[index.to(factor.device)].to(device) for factor in (left, right))
+        yield ids, ((a * mask.to(device)).mT @ b).flatten(1)
 
 
 class Rows:
@@ -130,8 +133,8 @@ class Factors:
     def block(self, start: int, stop: int, meter: Meter) -> Tensor:
         """Rows start ... stop - 1 of each matrix, (n, (stop - start) q)."""
         out = torch.empty(len(self.spans.lengths), (stop - start) * self.q, device=self.device)
-        for ids, rows in outer(self.left[:, start:stop], self.right, self.spans, meter):
-            out[ids.to(self.device)] = rows.to(self.device)
+        for ids, rows in outer(self.left[:, start:stop], self.right, self.spans, meter, self.device):
+            out[ids.to(self.device)] = rows
         return out
 
     def squares(self, meter: Meter) -> Tensor:

@@ -27,12 +27,12 @@ class Fork:
         parent = lab._core
         replayed = session.journal.replaying
         clock = FrozenClock(parent.clock) if self._flops is None else Clock(parent.clock.schedule, parent.clock.peak_lr)
-        engine, data, base = parent.engine, parent.data, parent.base
+        engine, data, base, told = parent.engine, parent.data, parent.base, dict[str, str]()
         if self._model is not None:
             if parent.companion is None:
                 raise HarnessError("fork: this lab has no other models")
             started = time.perf_counter()
-            engine, data = parent.companion(self._model)
+            engine, data, told = parent.companion(self._model)
             lab.seconds_inside += time.perf_counter() - started  # it is loaded at the first fork
             base = f"{BASE}:{self._model}"
         child = Core(
@@ -56,6 +56,8 @@ class Fork:
                     raise HarnessError(f"fork: checkpoint {self._start} was released; use lab.checkpoint()")
                 if parent.trail.origin(self._start) != base:
                     raise HarnessError(f"fork: checkpoint {self._start} is another model's")
+            if told and not any(e["verb"] == "fork" and e["data"] == told for e in parent.trail.events):
+                parent.note("fork", "of another model", told)  # its revision is nowhere else in the record
             session.enter(child, opened, self._start, replayed=False)
             return child.ledger.cap
 

@@ -242,7 +242,7 @@ def _put(
         sums = torch.zeros(len(which), part.q, device=back.device).index_add_(0, owner, back[flat])
         part.rows[numbers.to(part.rows.device)] = sums.to(part.rows.device)
     else:
-        for ids, rows in outer(*pair, spans, meter):
+        for ids, rows in outer(*pair, spans, meter, back.device):
             part.rows[numbers[ids].to(part.rows.device)] = rows.to(part.rows.device)
 
 

@@ -27,7 +27,8 @@ class LoadedModel:
     """Holds model, optimizer and device.
 
     With `lora`, only adapters are trained, kept and restored; `checkpointing` recomputes activations (hardware FLOPs) and
-    comes on by itself when nothing else makes a step fit into memory; `bf16_moments` halves the optimizer.
+    comes on by itself when nothing else makes a step fit into memory; `bf16_moments` halves the optimizer. Unless `placed`,
+    it waits in host memory until its turn comes: `back`.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class LoadedModel:
         lora: LoraSpec | None = None,
         checkpointing: bool = False,
         bf16_moments: bool = False,
+        placed: bool = True,
     ) -> None:
         if not ranks.gpu():
             torch.set_num_threads(int(os.environ.get("HARNESS_THREADS") or torch.get_num_threads()))
@@ -55,6 +57,7 @@ class LoadedModel:
         self.folder, self.arch, self.spec = folder, arch.lora(lora.r) if lora else arch, optimizer
         self.lora, self.checkpointing = lora, checkpointing
         self.shrunk: int | None = None  # tokens of a micro-batch, once a larger one did not fit
+        self.beside: list[LoadedModel] = []  # the run's other models, which leave a GPU with this one
         self.flat = attention.usable(self.device)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         lm = supervised.load(folder, self.device)
@@ -65,7 +68,7 @@ class LoadedModel:
         self.vocabulary = int(lm.get_output_embeddings().weight.shape[0])
         self.compiled = supervised.compile_blocks(lm, self.device)
         kind = sharding.Shards if ranks.sharded() else sharding.Replicas
-        self.layout = kind(self.accelerator, SupervisedLM(lm).train())
+        self.layout = kind(self.accelerator, SupervisedLM(lm).train(), placed)
         self.model = self.layout.model
         self._start: Tensors | None = self.weights() if lora else None
         trained = [p for p in self.model.parameters() if p.requires_grad]
@@ -177,8 +180,19 @@ class LoadedModel:
             (merged(lm, self.folder) if self.lora else lm).save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
 
+    def aside(self) -> None:
+        """Leave the device to another model: weights wait in host memory; moments are gone, who comes back loads them."""
+        self.fresh_optimizer()
+        self.layout.aside()
+
+    def back(self) -> None:
+        """On the device again."""
+        self.layout.back()
+
     def release(self) -> None:
         """Leave a GPU to the scoring: weights go to the host, moments are dropped. Nothing can be run afterwards."""
+        for other in self.beside:
+            other.release()
         if self.device.type == "cuda":
             self.layout.release()
             del self.model, self.optimizer

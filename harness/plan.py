@@ -92,16 +92,16 @@ def _scenario(o: Outcome) -> dict[str, Any]:
     return facts | counts | {"total_model_flops": billed(o.table), "ledger": ledger}
 
 
-def _parameters(props: Props) -> tuple[int, int]:
+def _parameters(lm: Any) -> tuple[int, int]:
     """(trained, all that final/ holds: adapters are merged there)."""
-    trained = sum(p.numel() for p in props.own[0].parameters() if p.requires_grad)
-    every = sum(p.numel() for n, p in props.own[0].named_parameters() if "lora_" not in n)
+    trained = sum(p.numel() for p in lm.parameters() if p.requires_grad)
+    every = sum(p.numel() for n, p in lm.named_parameters() if "lora_" not in n)
     return trained, every
 
 
 def _disk(props: Props, outcomes: list[Outcome]) -> dict[str, Any]:
     """Bytes. A snapshot is written beside the old one, so two exist at a time."""
-    trained, every = _parameters(props)
+    trained, every = _parameters(props.own[0])
     return {
         "checkpoint_bytes": {"without_optimizer": BYTES * trained, "with_optimizer": 3 * BYTES * trained},
         "checkpoints_at_peak": _range(o.checkpoints for o in outcomes),
@@ -113,10 +113,12 @@ def _disk(props: Props, outcomes: list[Outcome]) -> dict[str, Any]:
 
 
 def _memory(props: Props, outcomes: list[Outcome]) -> dict[str, Any]:
-    """Bytes: on the device beside activations, and the copies of checkpoints that the host holds."""
-    trained, every = _parameters(props)
-    frozen = every if props.lora else 0
+    """Bytes: on the device beside activations, and the copies of checkpoints that the host holds.
+
+    Where forks are of other models, one is on the device at a time.
+    """
+    sizes = [_parameters(lm) for lm in props.skeletons()]
     return {
-        "device_bytes": BYTES * (frozen + 4 * trained),
+        "device_bytes": BYTES * max((every if props.lora else 0) + 4 * trained for trained, every in sizes),
         "host_copies_bytes": _range(min(o.checkpoint_bytes, host_bytes()) for o in outcomes),
     }

@@ -68,8 +68,6 @@ def distributions(
     """The `top_k` most likely tokens at each supervised token, or exactly those of `support` ((S_i, k) ids by item)."""
     vocabulary = int(engine.lm.get_output_embeddings().weight.shape[0])
     wanted = None if support is None else _support(items, support, vocabulary)
-    if wanted is None and top_k < 1:
-        raise RunFailed(f"distributions: top_k is {top_k}; expected at least 1")
     ids, values, tails, hardware = _Rows(items), _Rows(items), _Rows(items), 0
     at = [0] * len(items)
     for owner, _, logp, cost in _logp(engine, items):

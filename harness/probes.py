@@ -63,6 +63,8 @@ class Probes:
     ) -> list[Distribution]:
         core, started, weights = self.core, time.perf_counter(), self.name(at)
         items = core.data.items(examples)
+        if support is None and top_k < 1:
+            raise HarnessError(f"distributions: top_k is {top_k}; expected at least 1")
         if not items:
             return []
         self.require(core.engine.forward_cost(items).model)

@@ -5,6 +5,7 @@ The plot's first lines alone say, in a fraction of a second, whether it refuses 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -105,6 +106,10 @@ class Props:
         engine = kind(lm, arch, tokenizer, train, validation, scenario, self.horizon)
         return engine, Data(self.plan.suite, train, validation, self.plan.rows, tokenizer)
 
+    def skeletons(self) -> list[Any]:
+        """The run's own model, and those that forks have asked for."""
+        return [parts[0] for parts in (self.own, *self._others.values())]
+
     def other(self, name: str) -> Any:
         """Another model for forks: config and tokenizer only."""
         if name not in self._others:
@@ -177,8 +182,10 @@ def _refusal(plan: Plan, props: Props) -> Exception | None:
     ledger = _Threshold(plan.identity.budget.flops)
     core, _, journal = _stage(plan, props, SCENARIOS[0], ledger, _Still)
     try:
-        plan.strategy.run(RunLab(core, Session(core, journal), plan.request.seed))
-    except (HarnessError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy's, of what is refused next; the run repeats the others
+            plan.strategy.run(RunLab(core, Session(core, journal), plan.request.seed))
+    except (HarnessError, ValueError, OverflowError) as error:
         return error
     except (_Begun, BudgetExhausted, Exception):
         pass
@@ -193,10 +200,10 @@ def _stage(
     engine, data = props.engine(props.own, scenario, kind)
     engines = {"": (engine, data)}
 
-    def companion(name: str) -> tuple[Weightless, Data]:
+    def companion(name: str) -> tuple[Weightless, Data, dict[str, str]]:
         if name not in engines:
             engines[name] = props.engine(props.other(name), scenario, kind)
-        return engines[name]
+        return *engines[name], {"model": name}
 
     sampler = Sampler(plan.request.seed, {task: len(items) for task, items in plan.train.items()})
     clock = Clock(plan.suite.train.schedule, plan.identity.lr)

@@ -34,15 +34,17 @@ class Panel:
 class Learned:
     """The last weights that a strategy logged: task, weight, its share of the first mixture; and what they come from.
 
-    `distance`: L1 of all weights to uniform. `only`: the first mixture was the only one; `limited`: and it is another than
-    the weights. `terms`: name, a number and a bar a task, in the tasks' order. `least`: whether TaskPGM's energy is least
-    at the weights, so far as the logged digits can tell; None where there are no such terms.
+    Of very many tasks the heaviest are shown, and `hidden` are not. `distance`: L1 of all weights to uniform. `only`: the
+    first mixture was the only one; `limited`: and it is another than the weights. `terms`: name, a number and a bar a task,
+    in the tasks' order. `least`: whether TaskPGM's energy is least at the weights, so far as the logged digits can tell;
+    None where there are no such terms.
     """
 
     weights: tuple[tuple[str, float, float], ...] = ()
     terms: tuple[tuple[str, list[float], list[Markup]], ...] = ()
     least: bool | None = None
     distance: float = 0.0
+    hidden: int = 0
     only: bool = False
     limited: bool = False
 
@@ -193,15 +195,18 @@ def _learned(r: Record) -> Learned:
     start, weights = r.mixture[0].weights if r.mixture else {}, found[-1]["weights"]
     if not all(map(_number_like, weights.values())):
         return Learned()
-    pairs = tuple((str(t), w, start.get(t, 0.0)) for t, w in sorted(weights.items())[:MOST_TASKS])
+    every = [(str(t), w, start.get(t, 0.0)) for t, w in sorted(weights.items())]
+    heaviest = sorted(range(len(every)), key=lambda i: (-every[i][1], i))
+    shown = sorted(heaviest[:MOST_TASKS])
+    pairs = tuple(every[i] for i in shown)
     lists = {k: v for k, v in sorted(found[-1].items(), reverse=True) if _numbers(v, len(weights))}
     least = _least([w for _, w in sorted(weights.items())], lists) if [*lists] == ["unary", "pairwise"] else None
     most = max((abs(x) for v in lists.values() for x in v), default=0.0)
-    terms = [(k, v[:MOST_TASKS], [signed(x, most, f"{x:.4g}") for x in v[:MOST_TASKS]]) for k, v in lists.items()]
+    terms = [(k, [v[i] for i in shown], [signed(v[i], most, f"{v[i]:.4g}") for i in shown]) for k, v in lists.items()]
     distance = math.fsum(abs(w - 1 / len(weights)) for w in weights.values())
     only = len(r.mixture) == 1
-    limited = only and any(abs(w - share) > 2e-3 for _, w, share in pairs)
-    return Learned(pairs, tuple(terms[:4]), least, distance, only, limited)
+    limited = only and any(abs(w - share) > 2e-3 for _, w, share in every)
+    return Learned(pairs, tuple(terms[:4]), least, distance, len(every) - len(shown), only, limited)
 
 
 def _least(weights: Sequence[float], terms: Mapping[str, list[float]]) -> bool:

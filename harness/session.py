@@ -80,6 +80,7 @@ class Session:
             return
         parent.core.settle()
         parent.held = parent.core.tensors()
+        _turn(parent.core, child)
         if start == "now":
             child.standing = parent.core.standing
             child.sampler.load(parent.core.sampler.state())
@@ -90,6 +91,7 @@ class Session:
     def _reenter(self, child: Core, opened: int) -> None:
         depth = len(self.levels) - 1
         if depth < len(self._resume) and self._resume[depth]["opened"] == opened:
+            _turn(self.levels[depth - 1].core, child)
             child.load(self._resume[depth]["core"])
             child.remember(_tensors(self._saved, depth), child.revised)
             if depth == len(self._resume) - 1:
@@ -109,6 +111,7 @@ class Session:
         if not parent.held:
             return  # replayed up to the run's end: the child never stood in the engine
         child.end()
+        _turn(child, parent.core)
         parent.core.load_tensors(parent.held)
         parent.held = {}
 
@@ -145,6 +148,13 @@ class Session:
         self.journal.sync()
         self.snapshots.write(self.journal.verbs, tensors, state, top.ledger.root, top.store)
         top.store.settle()
+
+
+def _turn(leaving: Core, coming: Core) -> None:
+    """One model is on the device at a time: where a fork is of another one, the one that stood there makes room first."""
+    if coming.engine is not leaving.engine:
+        leaving.engine.aside()
+        coming.engine.back()
 
 
 def _tensors(saved: dict[str, Tensors], depth: int) -> dict[str, Tensors]:

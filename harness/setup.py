@@ -33,18 +33,19 @@ def build(
         store.peak = point.peak
         trail.load(point.trail, {k: v.numpy() for k, v in point.tensors["gold"].items()})
     data = Data(plan.suite, plan.train, plan.validation, plan.rows, engine.tokenizer)
-    others: dict[str, tuple[Workshop, Data]] = {}
+    others: dict[str, tuple[Workshop, Data, dict[str, str]]] = {}
 
-    def companion(name: str) -> tuple[Workshop, Data]:
+    def companion(name: str) -> tuple[Workshop, Data, dict[str, str]]:
         if name not in others:
             others[name] = _companion(plan, name)
+            engine.beside.append(others[name][0])
         return others[name]
 
     core = Core(engine, data, ledger, store, sampler, clock, trail, watch=watch, companion=companion)
     return core, engine
 
 
-def _engine(plan: Plan, model: Model, arch: Arch) -> Workshop:
+def _engine(plan: Plan, model: Model, arch: Arch, placed: bool = True) -> Workshop:
     train = plan.suite.train
     lora = LoraSpec(train.lora.r, train.lora.alpha) if plan.identity.mode == "lora" else None
     return Workshop(
@@ -55,16 +56,18 @@ def _engine(plan: Plan, model: Model, arch: Arch) -> Workshop:
         lora,
         checkpointing=train.gradient_checkpointing,
         bf16_moments=train.bf16_moments,
+        placed=placed,
     )
 
 
-def _companion(plan: Plan, name: str) -> tuple[Workshop, Data]:
-    """Another model for forks: in the run's mode, on the same rows in its own tokens."""
+def _companion(plan: Plan, name: str) -> tuple[Workshop, Data, dict[str, str]]:
+    """Another model for forks: in the run's mode, on the same rows in its own tokens; in host memory until its turn."""
     model = resolve(name, plan.request.mirror)
     arch = Arch.from_config(model.config)
-    engine = _engine(plan, model, arch)
+    engine = _engine(plan, model, arch, placed=False)
     spec = plan.suite.train
     train, validation = (
         tokenise(engine.tokenizer, plan.rows[s], spec.max_length, spec.cut) for s in ("train", "validation")
     )
-    return engine, Data(plan.suite, train, validation, plan.rows, engine.tokenizer)
+    data = Data(plan.suite, train, validation, plan.rows, engine.tokenizer)
+    return engine, data, {"model": model.name, "revision": model.revision}

@@ -23,12 +23,12 @@ BUCKET = 2**24  # gradients summed together: 64 MB of fp32
 class Replicas:
     """Whole weights on every rank; `model` is trained, `whole` is looked through, and they are one."""
 
-    def __init__(self, accelerator: Any, model: nn.Module) -> None:
+    def __init__(self, accelerator: Any, model: nn.Module, placed: bool = True) -> None:
         self.accelerator = accelerator
         if ranks.count() == 1:
-            self.model = accelerator.prepare(model)
-        else:
-            self.model = accelerator.prepare_model(model, evaluation_mode=True)  # placed and cast, not wrapped
+            self.model = accelerator.prepare(model, device_placement=[placed])
+        else:  # placed and cast, not wrapped
+            self.model = accelerator.prepare_model(model, device_placement=placed, evaluation_mode=True)
 
     @property
     def whole(self) -> Any:
@@ -71,15 +71,23 @@ class Replicas:
     def moved(self) -> None:
         """The trained weights have changed."""
 
-    def release(self) -> None:
+    def aside(self) -> None:
         """Weights go to host memory."""
         self.model.to("cpu")
+
+    def back(self) -> None:
+        """They are on the device again, as the parameters that the optimizer knows."""
+        self.model.to(self.accelerator.device)
+
+    def release(self) -> None:
+        """Nothing of the model stays on the device."""
+        self.aside()
 
 
 class Shards(Replicas):
     """FSDP2: each block, and the rest, is gathered for its turn in a forward or backward pass and cut again."""
 
-    def __init__(self, accelerator: Any, model: nn.Module) -> None:
+    def __init__(self, accelerator: Any, model: nn.Module, placed: bool = True) -> None:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -124,6 +132,12 @@ class Shards(Replicas):
 
     def moved(self) -> None:
         self._current = False
+
+    def aside(self) -> None:
+        """What is cut stays where it is: a share a rank."""
+
+    def back(self) -> None:
+        """It never left."""
 
     def release(self) -> None:
         del self.model, self._whole

@@ -60,9 +60,11 @@ def load(folder: Path, device: torch.device) -> Any:
     """The causal LM of a folder, master weights in fp32, attention by the best kernel that this device has."""
     kernel = attention.NAME if attention.usable(device) else "sdpa"
     lm: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=kernel)
-    for module in lm.modules():  # dropout of the GPT-2 family: the suite regularises, not the checkpoint's config
+    for module in lm.modules():  # no dropout: the suite regularises, not the checkpoint's config
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        if hasattr(module, "attention_dropout"):  # a number, outside the GPT-2 family
+            module.attention_dropout = 0.0
     return lm
 
 

@@ -42,6 +42,7 @@ class Frame:
         self.references, self.lr, self.progress, self.scope = references or {}, lr, progress, scope
         # Asked for once a step, however often the step is begun again: the callback may have written to the table.
         self.weights: torch.Tensor | None = None
+        self.hardware = 0  # FLOPs of the pass that they came from, if it was one of its own
 
     def reference(self, name: Any, members: Sequence[int]) -> np.ndarray[Any, Any]:
         """The arrays of a reference for these items, joined; raises RunFailed if they do not fit the batch."""

@@ -228,6 +228,12 @@ class Weightless:
     def load_moments(self, tensors: Tensors) -> None:
         self.moved = int(tensors["moved"])
 
+    def aside(self) -> None:
+        """There is no device to leave."""
+
+    def back(self) -> None:
+        """Nor one to come back to."""
+
     def fresh_optimizer(self) -> None:
         self.moved = 0
 

@@ -516,6 +516,27 @@ def test_a_runs_page_says_what_its_learned_weights_are(tmp_path):
     assert not shown(unary, [at_rest[0] + 0.5, *at_rest[1:]])[0].least  # unequal among those with weight: projected
 
 
+def test_of_very_many_learned_weights_the_heaviest_are_shown_and_the_page_says_so(tmp_path):
+    """A sparse mixture of 300 tasks is not a page of zeros, whatever its tasks are called."""
+    made, right = worlds.make_run("taskpgm", 0, 0.7, n=20)
+    names = [f"t{i:03}" for i in range(300)]
+    weights = dict.fromkeys(names, 0.0) | {"t299": 0.7, "t250": 0.2, "t007": 0.1}
+    terms = {"unary": [float(i) for i in range(300)], "pairwise": [1.0] * 300}
+    event = record.Event(billed_flops=1, verb="log", note="weights", data={"weights": weights, **terms})
+    trained = record.MixtureChange(billed_flops=0, weights={"t299": 0.5, "t250": 0.4, "t007": 0.1})
+    made = made.model_copy(update={"events": [event], "mixture": [trained]})
+    learned = runview.view(made, [made]).learned
+    shown = [task for task, _, _ in learned.weights]
+    assert {"t007", "t250", "t299"} < set(shown)
+    assert (len(shown), learned.hidden, learned.limited) == (60, 240, True)
+    assert learned.terms[0][1] == [float(task[1:]) for task in shown]
+    assert shown == sorted(shown)
+    worlds.write_run(made, right, tmp_path / "r")
+    build([tmp_path / "r"], tmp_path / "out")
+    page = " ".join((tmp_path / "out" / "runs" / f"{made.id}.html").read_text().split())
+    assert "These are the heaviest; 240 more tasks are in the record." in page
+
+
 def test_weights_that_are_no_numbers_are_not_drawn():
     made, _ = worlds.make_run("taskpgm", 0, 0.7, n=20)
     for odd in ({"a": "1"}, {"a": math.nan}, {"a": True}, {"a": None}):

@@ -70,6 +70,22 @@ def test_packed_losses_and_matches_equal_those_of_each_document_alone(engine):
         assert s.match == bool((logits.argmax(-1) == torch.tensor(item.ids[-item.supervised :])).all())
 
 
+@pytest.mark.parametrize(
+    ("family", "keys"), [("llama", ["attention_dropout"]), ("gpt2", ["attn_pdrop", "resid_pdrop", "embd_pdrop"])]
+)
+def test_a_checkpoints_dropout_is_left_out(family, keys, tmp_path):
+    """It would make looks random, and a step that is begun again another one."""
+    folder = make_model(tmp_path / family, family)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | dict.fromkeys(keys, 0.5)))
+    made, items = Engine(folder, Arch.from_config(config), Optimizer(), 0), items_(5, 1)
+    assert made.lm.training
+    expected = [alone(made.lm.eval(), item)[0].sum().item() for item in items]
+    made.lm.train()
+    assert [s.nll for s in made.evaluate(items)[0]] == pytest.approx(expected, rel=1e-5)
+    assert made.step(items, 0.0).nll == pytest.approx(expected, rel=1e-5)
+
+
 def test_gradient_is_of_the_sum_over_supervised_tokens_of_the_effective_batch(engine, monkeypatch):
     """Also when the batch falls into several micro-batches of unequal size."""
     monkeypatch.setitem(__import__("harness.engine", fromlist=["x"]).MICRO_TOKENS, "cpu", 100)

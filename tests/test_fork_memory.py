@@ -107,3 +107,22 @@ def test_a_fork_takes_no_more_of_the_device_than_training(tmp_path, toy, tiny, m
     gc.collect()
     assert torch.cuda.memory_allocated() == alone
     assert max(peaks[-3:]) <= max(peaks[:3]), peaks
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_fork_of_another_model_takes_this_ones_place_on_the_device(tmp_path, toy, tiny, monkeypatch):
+    monkeypatch.setenv("HARNESS_DEVICE", "cuda")
+    lab, _, engine, _ = make_lab(tmp_path, toy, tiny, budget=4)
+    lab.train(lab.proportional(), "2 step", keep="none")
+    alone = torch.cuda.memory_allocated()
+    for k in range(3):
+        with lab.fork("proxy", model=str(tiny), budget="0.1 budget") as child:
+            assert {p.device.type for p in engine.lm.parameters()} == {"cpu"}
+            assert {p.device.type for p in child._core.engine.lm.parameters()} == {"cuda"}
+            child.train(child.uniform(), "2 step", keep="none")
+            assert torch.cuda.memory_allocated() <= 1.1 * alone, k
+        assert {p.device.type for p in child._core.engine.lm.parameters()} == {"cpu"}
+        gc.collect()
+        assert torch.cuda.memory_allocated() <= 1.1 * alone, k
+    lab.train(lab.proportional(), "2 step", keep="none")

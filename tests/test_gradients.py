@@ -191,6 +191,28 @@ def test_parts_and_files_give_the_same(engine, monkeypatch):
         assert close(one, other)
 
 
+class Elsewhere(torch.Tensor):
+    """Numbers on another device: they are multiplied with others only after they have been moved."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        if func is torch.Tensor.to:
+            return found.as_subclass(torch.Tensor)
+        assert not [x for x in args if type(x) is torch.Tensor and x.is_floating_point()], f"{func} of two devices"
+        return found
+
+
+def test_factors_of_which_a_file_holds_one_give_the_same():
+    """Beside a GPU: the last numbers that fit into its room may be a parameter's left factor."""
+    left, right, device = torch.randn(7, 2), torch.randn(7, 3), torch.device("cpu")
+    spans, expected = factors.Spans([3, 4]), torch.stack([left[:3].T @ right[:3], left[3:].T @ right[3:]]).flatten(1)
+    far = [x.as_subclass(Elsewhere) for x in (left, right)]
+    for pair in ((left, right), (far[0], right), (left, far[1]), far):
+        found = factors.Factors(*pair, spans, device).block(0, 2, factors.Meter())
+        assert torch.allclose(found, expected, atol=1e-6)
+
+
 def test_nothing_of_the_engine_changes_and_the_passes_are_made_once(engine):
     weights, moments = engine.weights(), engine.moments()
     flags, hooks = (

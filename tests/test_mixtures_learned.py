@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from harness.registry import find, resolve
 from strategies import _numerics as numerics
+from tests.conftest import make_model
+from tests.forks import comparable
 from tests.labs import make_lab
 from tests.test_lab import same
 from tests.test_rivals import Spy, module_of, run
@@ -63,6 +65,35 @@ def test_random_mix_draws_weights_or_the_union(toy, tiny, tmp_path):
     (mixture,) = core.trail.mixtures
     assert all(abs(w * 24 - round(w * 24)) < 1e-4 for w in mixture["weights"].values())
     assert sum(round(w * 24) for w in mixture["weights"].values()) == 24
+
+
+KILLED = [(name, {}) for name in (*SHARES, "taskpgm")] + [
+    ("taskpgm", {"affinity": "jsd"}),
+    ("taskpgm", {"r": "0", "utility": "0.1"}),
+    ("taskpgm", {"faithful": "true", "proxy": "OTHER"}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), KILLED)
+def test_killed_while_it_learns_it_ends_in_the_same_record(forks, name, options, toy, tiny, tmp_path):
+    if "proxy" in options:
+        options = options | {"proxy": str(make_model(tmp_path / "other", "llama"))}
+
+    def go(folder, **env):
+        asked = {"strategy": name, "suite": toy, "model": tiny, "runs": tmp_path / folder, "options": options}
+        return forks.run(asked, **env)
+
+    def done(answer):
+        assert answer["status"] == 0, answer
+        return comparable(answer["record"])
+
+    # Killed again each time that it goes on: at places counted from there.
+    calm, struck = done(go("calm", HARNESS_SNAPSHOT_SECONDS="1000")), 0
+    for place in ("step:2", "computed:4", "verb:3", "between:4", "snapshot:5", "step:9"):
+        struck += go("struck", HARNESS_FAULT=f"kill@{place}", HARNESS_SNAPSHOT_SECONDS="0")["status"] == -9
+    assert done(go("struck", HARNESS_SNAPSHOT_SECONDS="0")) == calm
+    assert struck >= (1 if name == "random_mix" else 2)
 
 
 # --- shared numerics

@@ -49,6 +49,7 @@ def asked(toy, tiny, tmp_path):
     return request
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # one line on stderr: none of numpy's beside it
 @pytest.mark.parametrize(
     ("strategy", "options", "said"),
     [
@@ -70,6 +71,8 @@ def asked(toy, tiny, tmp_path):
         ("regmix", {"proxies": "1.0"}, "option proxies='1.0' of regmix: proxies and looks are shares"),
         ("skill_it", {"T": "0"}, "option T='0' of skill_it: proxies and looks"),
         ("doremi", {"reference": "0.9"}, "option reference='0.9' of doremi: reference and proxy are shares"),
+        ("regmix", {"weakest": "0"}, "option weakest='0' of regmix: "),  # numpy: OverflowError, after a warning
+        ("random_mix", {"B": "1e30", "union": "true"}, "option B='1e30' of random_mix: "),
         ("doge", {"mu": "0"}, "option mu='0' of doge: proxy is a share"),
         ("aioli", {"delta": "1"}, "option delta='1' of aioli: looks and delta are shares"),
         ("taskpgm", {"r": "1", "faithful": "true"}, "option r='1' of taskpgm: r is not for faithful"),

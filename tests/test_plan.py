@@ -214,6 +214,26 @@ def test_a_proxy_of_another_model_has_its_own_price(tmp_path, toy, tiny):
         assert found["ledger"][phase]["model_flops"] == {"min": expected, "max": expected}
 
 
+def test_a_larger_model_of_a_fork_is_what_the_device_must_hold(tmp_path, toy, tiny):
+    """One of them is there at a time; a fork leaves nothing behind."""
+    large = make_model(tmp_path / "large", "llama")  # its output matrix is one more of the embedding's size
+    alone = planned(tmp_path, toy, large)["memory"]["device_bytes"]
+    own = planned(tmp_path, toy, tiny)["memory"]["device_bytes"]
+    assert own < alone
+    for model, other in ((tiny, large), (large, tiny)):
+        file = strategy(
+            tmp_path, f"with lab.fork('proxy', model={str(other)!r}) as p:\n    pass\nlab.train(lab.uniform())"
+        )
+        assert planned(tmp_path, toy, model, strategy=file)["memory"]["device_bytes"] == alone
+
+
+def test_a_look_that_the_lab_refuses_is_refused_by_a_plan_in_its_words(tmp_path, toy, tiny):
+    with pytest.raises(
+        HarnessError, match=r"strategy taskpgm \(affinity=jsd, top_k=0\): distributions: top_k is 0; exp"
+    ):
+        planned(tmp_path, toy, tiny, strategy="taskpgm", options={"affinity": "jsd", "top_k": "0"})
+
+
 def test_hours_are_flops_over_peak_and_mfu():
     found = gpu_hours({"min": 312e12 * 1800, "max": 989e12 * 3600}, 0.5)
     assert found["mfu"] == 0.5

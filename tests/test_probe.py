@@ -95,5 +95,3 @@ def test_what_cannot_be_looked_up_is_refused(engine):
     for message, support in cases.items():
         with pytest.raises(RunFailed, match=message):
             distributions(engine, ITEMS, support=support)
-    with pytest.raises(RunFailed, match="top_k is 0"):
-        distributions(engine, ITEMS, 0)
