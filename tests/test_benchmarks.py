@@ -7,10 +7,16 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from scipy import optimize
+from scipy import stats as scipy_stats
 
-from benchmarks import selection_conflicts, throughput
+from benchmarks import power, selection_conflicts, throughput
 from benchmarks.throughput_peers import Turns, available
 from harness import record
+from harness.compare import Comparison, Difference
+from harness.standings import Standings
+from harness.stats import Estimate
+from harness.study import Row
 from tests.conftest import ROOT
 from tests.records import make_record
 
@@ -122,3 +128,23 @@ def test_a_runs_conflicts_weigh_each_line_by_its_selections():
         {"conflicts": 20, "random_conflicts": 20, "ratio": 1.0, "overlap": 0.4, "largest": 0.5}
     )
     assert selection_conflicts.of_run(made) == {}
+
+
+def test_power_is_that_of_the_pooled_variance_within_reach_of_the_reference():
+    def row(entry, value, error, df):
+        found = Difference(Estimate(value, None, None, 10), error, df, 0.5, 0.02, 0.03)
+        means = dict.fromkeys(("reference", *apart), 0.5)
+        standing = Standings({}, Comparison("reference", means, {entry: found}, {}, {}))
+        return Row("toy", "tiny", "full", entry, 1.0, 10, (), standings=standing)
+
+    apart = {"near": (-0.02, 0.010, 9.0), "nearer": (0.01, 0.007, 12.0), "far": (-0.4, 0.05, 9.0)}
+    table = list(power.lines([row(name, *of) for name, of in apart.items()], near=10))
+    assert "| toy x tiny | near | 1x | 10 | -2.0 | 2.0 | 3.0 |" in table
+    error = ((9 * 0.010**2 + 12 * 0.007**2) / 21) ** 0.5
+    for k, alpha in ((-2, 0.05), (-1, 0.05 / 3)):
+        critical = scipy_stats.t.ppf(1 - alpha / 2, 21)
+        power_at = lambda d, c=critical: scipy_stats.nct.sf(c, 21, d / error)  # noqa: E731
+        expected = 100 * optimize.brentq(lambda d: power_at(d) - 0.8, 1e-4, 0.2)  # noqa: B023
+        assert float(table[-1].split("|")[k - 1]) == pytest.approx(expected, abs=0.051)
+    assert "*pooled within 10 points: 2*" in table[-1]
+    assert float(table[-2].split("|")[-3]) > 2 * float(table[-1].split("|")[-3])
