@@ -57,7 +57,9 @@ class LoadedModel:
         self.folder, self.arch, self.spec = folder, arch.lora(lora.r) if lora else arch, optimizer
         self.lora, self.checkpointing = lora, checkpointing
         self.shrunk: int | None = None  # tokens of a micro-batch, once a larger one did not fit
-        self.beside: list[LoadedModel] = []  # the run's other models, which leave a GPU with this one
+        self.beside: list[
+            LoadedModel
+        ] = []  # the run's other models: those that are cut (FSDP2) leave a GPU only with this one
         self.flat = attention.usable(self.device)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         lm = supervised.load(folder, self.device)
