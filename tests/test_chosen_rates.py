@@ -41,6 +41,7 @@ def chosen(tmp_path_factory):
     "name",
     [
         "pocket",
+        "pocket_seeds",
         "study_msft",
         "study_cadft",
         "study_partitionsel",
