@@ -59,5 +59,4 @@ def test_a_study_has_the_rates_that_its_tuning_chose(name, chosen):
         (d.entry, d.request.lr) for d in tuned
     }
     assert wrong == set()
-    if name != "pocket":  # whose tuning is not all there yet
-        assert len(tuned) == len(drafts)
+    assert len(tuned) == len(drafts)
