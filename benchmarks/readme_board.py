@@ -1,6 +1,7 @@
 """The top of the board and its picture in the README, by the code that makes the site.
 
-`python benchmarks/readme_board.py` writes both from results/; with --check it only says whether they are those of results/.
+`python benchmarks/readme_board.py` writes both from results/; with --check it only says whether they are those of results/,
+with --all it prints the whole table at 1x and writes nothing.
 """
 
 from __future__ import annotations
@@ -27,15 +28,26 @@ def board(results: Path) -> Section | None:
     return next((s for s in sections(gather([results])) if s.first.identity.suite == SUITE), None)
 
 
-def markdown(s: Section) -> str:
+def complete(s: Section) -> list[Row]:
     """Ranked rows at 1x that have all their seeds, best first."""
-    rows = [row for row in dict(s.budgets)[1.0] if row.ranked and not row.provisional]
+    return [row for row in dict(s.budgets)[1.0] if row.ranked and not row.provisional]
+
+
+def table(rows: list[Row]) -> list[str]:
+    """As Markdown."""
+    head = ["| | strategy | score, % | to `proportional` | billed | discarded |", "|---:|---|---:|---:|---:|---:|"]
+    return head + [_line(row) for row in rows]
+
+
+def markdown(s: Section) -> str:
+    """The best rows, what their places mean, and the picture."""
+    rows = complete(s)
+    counted = sorted({len(row.runs) for row in rows})
+    seeds = f"{counted[0]} to {counted[-1]}" if len(counted) > 1 else f"{counted[0]}"
     lines = [
-        f"`{s.first.identity.suite}`, {len(rows)} entries of {rows[0].needed} seeds at 1x, the best {min(TOP, len(rows))}:",
+        f"`{s.first.identity.suite}`, {len(rows)} entries of {seeds} seeds at 1x, the best {min(TOP, len(rows))}:",
         "",
-        "| | strategy | score, % | to `proportional` | billed | discarded |",
-        "|---:|---|---:|---:|---:|---:|",
-        *(_line(row) for row in rows[:TOP]),
+        *table(rows[:TOP]),
         "",
         "Rows of one number are not told apart by all pairwise tests together (Holm, 5 %). All rows and runs: `harness site`.",
         "In the picture: entries at 1x with 95 % intervals, and scores at all budgets against what was billed; "
@@ -83,6 +95,9 @@ def main() -> int:
     s = board(ROOT / "results")
     if s is None:
         print("no results of the suite")
+        return 0
+    if "--all" in sys.argv:
+        print("\n".join(table(complete(s))))
         return 0
     readme, image = ROOT / "README.md", ROOT / "docs" / "board.svg"
     made = {readme: written(readme.read_text(encoding="utf-8"), markdown(s)), image: svg(s)}

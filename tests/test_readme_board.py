@@ -33,6 +33,19 @@ def test_the_table_holds_complete_rows_best_first(section):
     assert "2 entries of 10 seeds" in text
 
 
+def test_rows_may_have_more_seeds_than_they_need(tmp_path, monkeypatch, capsys):
+    worlds.world(tmp_path, 10, {"proportional": 0.6, "msft": 0.8}, n=40)
+    for seed in (10, 11):
+        worlds.write_run(*worlds.make_run("msft", seed, 0.8, n=40), tmp_path)
+    made = readme_board.board(tmp_path)
+    text = readme_board.markdown(made)
+    assert "2 entries of 10 to 12 seeds" in text
+    monkeypatch.setattr(sys, "argv", ["readme_board.py", "--all"])
+    monkeypatch.setattr(readme_board, "board", lambda results: made)
+    assert readme_board.main() == 0
+    assert capsys.readouterr().out.strip() in text
+
+
 def test_the_picture_needs_no_page_around_it(section):
     text = readme_board.svg(section)
     ElementTree.fromstring(text)
