@@ -1,8 +1,9 @@
-"""Scores of single tasks from lines of run_table.py: python benchmarks/by_task.py RUNS.csv TASK... [--to ENTRY]
+"""Scores of single tasks: python benchmarks/by_task.py RUNS.csv|MATRIX.yaml TASK... [--to ENTRY] [--means]
 
-Markdown, a row an entry of each suite: its mean over seeds and the difference to the entry `--to` on the same seeds, with the
-95 % interval of the paired t-test over seeds. `score` is the macro mean over tasks. Items are the same for all and not drawn
-again, so these intervals are for seeds alone; the board's are for both.
+Of lines of run_table.py, or of a matrix file's records in results/ and runs/. Markdown, a row an entry of each suite: its mean
+over seeds and the difference to the entry `--to` on the same seeds, with the 95 % interval of the paired t-test over seeds;
+`--means` leaves the differences out. `score` is the macro mean over tasks. Items are the same for all and not drawn again, so
+these intervals are for seeds alone; the board's are for both.
 """
 
 from __future__ import annotations
@@ -10,16 +11,34 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
 
+from harness.matrix import build
+from harness.record import read
+from harness.request import Request
 from harness.stats import paired_difference
 
+RATE = re.compile(r" lr=\S+$")
 Seeds = dict[int, dict[str, float]]  # by seed: `score` and each task, %
 
 
-def read(path: Path) -> dict[str, dict[str, Seeds]]:
+def records(path: Path, runs: Path) -> dict[str, dict[str, Seeds]]:
+    """By suite and entry with its budget, of a matrix file's records."""
+    found: dict[str, dict[str, Seeds]] = defaultdict(lambda: defaultdict(dict))
+    for cell in build(path, {}, Request(runs=runs), Path("results")).cells:
+        if cell.record:
+            record = read(cell.record)
+            budget = record.identity.budget.multiple
+            values = {"score": 100 * record.macro, **{t: 100 * s.value for t, s in record.scores.items()}}
+            named = RATE.sub("", cell.entry) + ("" if budget == 1 else f" {budget:g}x")
+            found[record.identity.suite][named][record.identity.seed] = values
+    return found
+
+
+def lines(path: Path) -> dict[str, dict[str, Seeds]]:
     """By suite and entry, each in the order of the file."""
     found: dict[str, dict[str, Seeds]] = defaultdict(lambda: defaultdict(dict))
     with path.open(encoding="utf-8", newline="") as handle:
@@ -47,18 +66,22 @@ def cell(mine: Seeds, other: Seeds | None, task: str) -> tuple[str, str]:
 
 def main() -> None:
     """One table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path)
     parser.add_argument("tasks", nargs="+")
     parser.add_argument("--to", default="proportional")
+    parser.add_argument("--means", action="store_true")
+    parser.add_argument("--folder", type=Path, default=Path("runs"), help="of runs that are not submitted")
     args = parser.parse_args()
     out = sys.stdout.write
-    heads = [head for task in args.tasks for head in (f"{task}, %", f"to {args.to}")]
+    columns = slice(0, 1 if args.means else 2)
+    heads = [head for task in args.tasks for head in (f"{task}, %", f"to {args.to}")[columns]]
     out(f"| suite | entry | seeds | {' | '.join(heads)} |\n| --- | --- | ---: |{' ---: |' * len(heads)}\n")
-    for suite, entries in read(args.runs).items():
+    matrix = args.runs.suffix in (".yaml", ".yml")
+    for suite, entries in (records(args.runs, args.folder) if matrix else lines(args.runs)).items():
         for entry, seeds in entries.items():
             other = entries.get(args.to) if entry != args.to else None
-            cells = [c for task in args.tasks for c in cell(seeds, other, task)]
+            cells = [c for task in args.tasks for c in cell(seeds, other, task)[columns]]
             out(f"| {suite} | {entry} | {len(seeds)} | {' | '.join(cells)} |\n")
 
 

@@ -1,6 +1,6 @@
-"""The top of the board and its picture in the README, by the code that makes the site.
+"""The top of the board and its picture in the README, and all of it in docs/studies/pocket.md, by the code that makes the site.
 
-`python benchmarks/readme_board.py` writes both from results/; with --check it only says whether they are those of results/,
+`python benchmarks/readme_board.py` writes them from results/; with --check it only says whether they are those of results/,
 with --all it prints the whole table at 1x and writes nothing.
 """
 
@@ -34,9 +34,10 @@ def complete(s: Section) -> list[Row]:
 
 
 def table(rows: list[Row]) -> list[str]:
-    """As Markdown."""
-    head = ["| | strategy | score, % | to `proportional` | billed | discarded |", "|---:|---|---:|---:|---:|---:|"]
-    return head + [_line(row) for row in rows]
+    """As Markdown; `trained` is what the answers were trained on, in tokens, to what the reference's were."""
+    head = ["| | strategy | seeds | score, % | to `proportional` | trained |", "|---:|---|---:|---:|---:|---:|"]
+    whole = next((_trained(row) for row in rows if row.is_reference), None)
+    return head + [_line(row, _trained(row) / whole if whole else None) for row in rows]
 
 
 def markdown(s: Section) -> str:
@@ -45,11 +46,15 @@ def markdown(s: Section) -> str:
     counted = sorted({len(row.runs) for row in rows})
     seeds = f"{counted[0]} to {counted[-1]}" if len(counted) > 1 else f"{counted[0]}"
     lines = [
-        f"`{s.first.identity.suite}`, {len(rows)} entries of {seeds} seeds at 1x, the best {min(TOP, len(rows))}:",
+        f"`{s.first.identity.suite}`, {len(rows)} entries of {seeds} seeds at 1x, the best {min(TOP, len(rows))} "
+        f"({len(s.tasks)} embedded tasks, a model of a million parameters):",
         "",
         *table(rows[:TOP]),
         "",
-        "Rows of one number are not told apart by all pairwise tests together (Holm, 5 %). All rows and runs: `harness site`.",
+        "The first column is a group and no rank: its rows are not told apart from the best of them by all pairwise tests "
+        "together (Holm, 5 %). *Trained*: tokens that the answer was trained on, to `proportional`'s; the rest of the bill is "
+        "looks, proxies, probes, reference models and what was thrown away. "
+        "All rows: [docs/studies/pocket.md](docs/studies/pocket.md); all runs: `harness site`.",
         "In the picture: entries at 1x with 95 % intervals, and scores at all budgets against what was billed; "
         "hollow marks lack seeds.",
         "",
@@ -58,13 +63,19 @@ def markdown(s: Section) -> str:
     return "\n".join(lines)
 
 
-def _line(row: Row) -> str:
+def _trained(row: Row) -> float:
+    """Tokens, mean of a run."""
+    return sum(r.ledger["train"].tokens if "train" in r.ledger else 0 for r in row.runs) / len(row.runs)
+
+
+def _line(row: Row, trained: float | None) -> str:
     e, d = row.score, row.difference
     score = f"{100 * e.value:.1f}" + (f" ± {100 * e.half_width:.1f}" if e.half_width is not None else "")
     apart = "" if row.is_reference or d is None else f"{100 * d.value:+.1f}".replace("-", "−")
     if apart and d is not None and d.half_width is not None:
         apart += f" ± {100 * d.half_width:.1f}"
-    cells = [row.tie or "", f"`{row.label}`", score, apart, f"{row.spent:.2f}x", f"{row.discarded:.0%}"]
+    share = "" if trained is None else f"{trained:.2f}"
+    cells = [row.tie or "", f"`{row.label}`", len(row.runs), score, apart, share]
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
@@ -84,9 +95,9 @@ def svg(s: Section) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} color="{GREY}">{style}{inside}</svg>\n'
 
 
-def written(readme: str, block: str) -> str:
-    """The README with this block between its marks."""
-    before, _, rest = readme.partition(BEGIN)
+def written(text: str, block: str) -> str:
+    """A file's text with this block between its marks."""
+    before, _, rest = text.partition(BEGIN)
     return f"{before}{BEGIN}\n{block}\n{END}{rest.partition(END)[2]}"
 
 
@@ -99,8 +110,10 @@ def main() -> int:
     if "--all" in sys.argv:
         print("\n".join(table(complete(s))))
         return 0
-    readme, image = ROOT / "README.md", ROOT / "docs" / "board.svg"
-    made = {readme: written(readme.read_text(encoding="utf-8"), markdown(s)), image: svg(s)}
+    readme, page, image = ROOT / "README.md", ROOT / "docs" / "studies" / "pocket.md", ROOT / "docs" / "board.svg"
+    blocks = {readme: markdown(s), page: "\n".join(table(complete(s)))}
+    made = {path: written(path.read_text(encoding="utf-8"), block) for path, block in blocks.items()}
+    made[image] = svg(s)
     stale = [path for path, text in made.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     for path in stale:
         print(f"{path.relative_to(ROOT)}: {'not that of results/' if '--check' in sys.argv else 'written'}")

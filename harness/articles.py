@@ -1,4 +1,4 @@
-"""Pages that are texts of the repository: what a strategy's file says, and the documents on rules and contributing."""
+"""Pages that are texts of the repository: what a strategy's file says, the documents on rules and contributing, the studies."""
 
 from __future__ import annotations
 
@@ -26,10 +26,15 @@ DOCUMENTS = {
     "flops": "docs/flops.md",
     "changelog": "CHANGELOG.md",
     "contributing": "CONTRIBUTING.md",
+    **{
+        f"study-{name}": f"docs/studies/{name}.md"
+        for name in ("pocket", "msft", "cadft", "taskpgm", "partitionsel", "bbh")
+    },
 }
+COMMENT = re.compile(r"^<!--.*-->\n", re.MULTILINE)  # for the scripts that write a part of a file
 LINK = re.compile(r'href="(?!https?:)(?:[^"#]*/)?([A-Za-z]+)\.md(#[^"]*)?"')
-NAMED = re.compile(r'(<a href="([a-z]+)\.html[^"]*">)[\w./-]+\.md(?=</a>)')
-AWAY = re.compile(r'<a href="(?!https?:|[a-z]+\.html|#)[^"]*">(.*?)</a>', re.DOTALL)
+NAMED = re.compile(r'(<a href="([a-z-]+)\.html[^"]*">)[\w./-]+\.md(?=</a>)')
+AWAY = re.compile(r'<a href="(?!https?:|[a-z-]+\.html|#)[^"]*">(.*?)</a>', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def _document(path: Path) -> tuple[str, Markup] | None:
     if not path.is_file():
         return None
     text = path.read_text(encoding="utf-8")
-    body = text.partition("\n")[2]
+    body = COMMENT.sub("", text.partition("\n")[2])
     html = MarkdownIt("commonmark", {"html": False}).enable("table").render(body)
     html = LINK.sub(lambda m: f'href="{_page(m[1])}{m[2] or ""}"' if _page(m[1]) else 'href=""', html)
     html = NAMED.sub(

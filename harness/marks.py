@@ -120,15 +120,14 @@ def letters(words: str) -> int:
 
 
 def called(points: Sequence[Point]) -> dict[str, str]:
-    """Each label with the options that not all entries of its strategy have before the others: what is cut off a name is
+    """Each label with the options that fewest entries of its strategy have before the others: what is cut off a name is
     what they share.
     """
     options = {p.label: p.label.removeprefix(p.strategy).strip().split(", ") for p in points}
     made = {}
     for p in points:
-        peers = [set(options[q.label]) for q in points if q.strategy == p.strategy]
-        shared = set.intersection(*peers)
-        mine = sorted(options[p.label], key=shared.__contains__)  # stable: False before True
+        peers = [options[label] for label in {q.label for q in points if q.strategy == p.strategy}]
+        mine = sorted(options[p.label], key=lambda option: sum(option in peer for peer in peers))
         made[p.label] = " ".join((p.strategy, ", ".join(mine))).strip()
     return made
 

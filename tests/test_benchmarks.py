@@ -139,7 +139,7 @@ def test_power_is_that_of_the_pooled_variance_within_reach_of_the_reference():
 
     apart = {"near": (-0.02, 0.010, 9.0), "nearer": (0.01, 0.007, 12.0), "far": (-0.4, 0.05, 9.0)}
     table = list(power.lines([row(name, *of) for name, of in apart.items()], near=10))
-    assert "| toy x tiny | near | 1x | 10 | -2.0 | 2.0 | 3.0 |" in table
+    assert "| toy x tiny | near | 1x | 10 | -2.0 | no | 2.0 | 3.0 |" in table
     error = ((9 * 0.010**2 + 12 * 0.007**2) / 21) ** 0.5
     for k, alpha in ((-2, 0.05), (-1, 0.05 / 3)):
         critical = scipy_stats.t.ppf(1 - alpha / 2, 21)

@@ -15,6 +15,7 @@ from harness.board import sections
 from harness.compare import compare
 from harness.gather import gather
 from harness.panel import Panel
+from harness.paths import document
 from harness.profiles import median_to_target, target
 from harness.publish import build, describe
 from harness.refutation import Refutation, name
@@ -548,6 +549,13 @@ def test_documents_are_whole_and_their_links_stay_on_the_site():
     found = articles.documents()
     assert {"rules", "changelog", "contributing", "flops", "statistics", "results"} <= found.keys()
     assert "FLOPs" in found["rules"][1]
+    studies = [
+        found[f"study-{p.stem}"][1] for p in (document("docs/rules.md").parent / "studies").glob("*.md")
+    ]  # none is forgotten
+    assert studies
+    assert not any("&lt;!--" in html for html in studies)
+    assert '<a href="study-msft.html">' in found["study-pocket"][1]
+    assert "0005-pocket.md" not in found["study-pocket"][1]
     assert '<a href="flops.html">How FLOPs are counted</a>' in found["rules"][1]
     assert ".md" not in "".join(
         part.split('"')[0]

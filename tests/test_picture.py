@@ -117,10 +117,10 @@ def test_a_mark_is_never_more_than_a_place_from_its_bill():
 
 
 def test_what_is_cut_off_a_name_is_what_a_strategys_entries_share():
-    labels = ("a pool=4, rate=2", "a pool=4, rate=2, within=True", "a pool=4, rate=3", "b pool=4, deep=1", "c")
+    labels = ("a", "a pool=4, rate=2", "a pool=4, rate=2, within=True", "a pool=4, rate=3", "b pool=4, deep=1", "c")
     points = [marks.Point(label[0], label, m, m, 0.5, None, None) for label in labels for m in (1.0, 2.0)]
     assert [*marks.called(points).values()] == [
-        "a rate=2, pool=4", "a rate=2, within=True, pool=4", "a rate=3, pool=4", "b pool=4, deep=1", "c"
+        "a", "a rate=2, pool=4", "a within=True, rate=2, pool=4", "a rate=3, pool=4", "b pool=4, deep=1", "c"
     ]  # fmt: skip
 
 

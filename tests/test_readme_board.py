@@ -24,11 +24,14 @@ def test_the_table_holds_complete_rows_best_first(section):
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if re.match(r"\| \d", line)]
     assert [row[1] for row in rows] == ["`msft`", "`proportional`"]
     means = {r.strategy: 100 * np.mean([run.macro for run in r.runs]) for r in section.rows}
-    assert [float(row[2].split(" ")[0]) for row in rows] == [
+    assert [float(row[3].split(" ")[0]) for row in rows] == [
         pytest.approx(means[n], abs=0.05) for n in ("msft", "proportional")
     ]
-    assert float(rows[0][3].split(" ")[0]) == pytest.approx(means["msft"] - means["proportional"], abs=0.05)
-    assert rows[1][3] == ""
+    assert float(rows[0][4].split(" ")[0]) == pytest.approx(means["msft"] - means["proportional"], abs=0.05)
+    assert rows[1][4] == ""
+    assert [row[2] for row in rows] == ["10", "10"]
+    tokens = {r.strategy: np.mean([run.ledger["train"].tokens for run in r.runs]) for r in section.rows}
+    assert [row[5] for row in rows] == [f"{tokens['msft'] / tokens['proportional']:.2f}", "1.00"]
     assert [row[0] for row in rows] == ["1", "2"]
     assert "2 entries of 10 seeds" in text
 

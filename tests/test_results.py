@@ -5,6 +5,8 @@ import json
 import pytest
 
 from harness.items import beside, unpack
+from harness.provenance import suite_of
+from harness.record import Record
 from harness.verify import records, verify
 from tests.conftest import ROOT
 
@@ -23,7 +25,8 @@ def test_one_record_of_each_strategy_is_graded_again():
     first = {file.parent: file for file in reversed(records(RESULTS))}
     found = verify(sorted(first.values()), regrade=True)
     assert [str(finding) for finding in found.findings] == []
-    assert found.notes == []
+    # A suite whose rows lie beside it is graded again on any machine; one of a hub dataset where that can be had.
+    assert [note for note in found.notes if not hub(RESULTS / note.partition(": ")[0])] == []
 
 
 def test_nothing_lies_there_that_no_record_needs():
@@ -33,6 +36,12 @@ def test_nothing_lies_there_that_no_record_needs():
     kept = {*files, *map(beside, files), *RESULTS.glob("*/questions/*")}
     assert {path for path in RESULTS.rglob("*") if path.is_file()} == kept
     assert all(unpack(beside(file)).rows for file in files[:1])
+
+
+def hub(file):
+    record = Record.model_validate_json(file.read_bytes())
+    suite = suite_of(record)
+    return suite is not None and suite.data.hub is not None
 
 
 def head(path):

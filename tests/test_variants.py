@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -104,4 +105,32 @@ def test_runs_of_a_variant_become_lines_and_lines_a_table_of_tasks(tmp_path, mon
     assert table == [
         ["twin", "dft", "3", "70.0", "+10.0 [-14.8, +34.8]", "45.0", "+5.0 [-7.4, +17.4]", "", ""],
         ["twin", "proportional", "3", "60.0", "", "40.0", "", "", ""],
+    ]
+
+
+def test_a_matrix_file_gives_such_a_table_from_its_records(tmp_path, monkeypatch, capsys):
+    runs = [("proportional lr=0.0008", s, {"a": 0.5, "b": 0.1 * s}, 1.0) for s in range(3)]
+    runs += [("dft lr=0.0004", s, {"a": 0.7, "b": 0.1 * s}, 1.0) for s in range(3)]
+    runs += [("dft lr=0.0004", 0, {"a": 0.9, "b": 0.7}, 2.0)]
+    cells = [
+        SimpleNamespace(entry=e, record=write_run(make_record(e.split()[0], s, t, n=100, multiple=b), tmp_path))
+        for e, s, t, b in runs
+    ]
+    cells.append(SimpleNamespace(entry="sft lr=0.0008", record=None))  # not done
+    monkeypatch.setattr(by_task, "build", lambda *_: SimpleNamespace(cells=cells))
+    tables = []
+    for more in ([], ["--means"]):
+        monkeypatch.setattr(sys, "argv", ["by_task.py", "some.yaml", "b", "score", *more])
+        by_task.main()
+        rows = capsys.readouterr().out.splitlines()[2:]
+        tables.append([[c.strip() for c in row.split("|")[1:-1]] for row in rows])
+    assert tables[0] == [
+        ["pocket", "proportional", "3", "10.0", "", "30.0", ""],
+        ["pocket", "dft", "3", "10.0", "+0.0 [+0.0, +0.0]", "40.0", "+10.0 [+10.0, +10.0]"],
+        ["pocket", "dft 2x", "1", "70.0", "+70.0", "80.0", "+55.0"],
+    ]
+    assert tables[1] == [
+        ["pocket", "proportional", "3", "10.0", "30.0"],
+        ["pocket", "dft", "3", "10.0", "40.0"],
+        ["pocket", "dft 2x", "1", "70.0", "80.0"],
     ]
