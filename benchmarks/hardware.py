@@ -1,7 +1,7 @@
 """What a benchmark ran on: the processor or GPU by its name, never a host, a user or a path.
 
 `python benchmarks/hardware.py --name` prints it as part of a file's name; `--summary FILE NAME=STATUS:SECONDS...` writes what
-checks came to, and exits with 1 if one of them failed.
+checks came to, and exits with 1 if one of them failed; with `--add` other checks that the file knows stay in it.
 """
 
 from __future__ import annotations
@@ -51,8 +51,11 @@ def name() -> str:
     return re.sub(r"[^a-z0-9]+", "-", str(hardware()["name"]).lower()).strip("-")
 
 
-def summary(file: Path, checks: list[str]) -> bool:
-    """Write statuses and seconds of checks beside the hardware; whether all passed."""
+def summary(file: Path, checks: list[str], add: bool = False) -> bool:
+    """Write statuses and seconds of checks beside the hardware; whether all of them passed.
+
+    `add`: to what an earlier run on the same hardware with the same versions left there.
+    """
     rows = []
     for check in checks:
         label, _, rest = check.partition("=")
@@ -61,8 +64,11 @@ def summary(file: Path, checks: list[str]) -> bool:
         said = {0: "passed", 124: "took too long"}.get(int(status), f"failed ({status})")
         print(f"{label:24}{said:>16}{seconds:>6} s")
     packages = ("torch", "transformers", "accelerate", "peft", "trl", "liger-kernel")
-    report = {"hardware": hardware(), "versions": versions(packages), "checks": rows}
-    file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    about = {"hardware": hardware(), "versions": versions(packages)}
+    before = json.loads(file.read_text(encoding="utf-8")) if add and file.exists() else {}
+    kept = before.get("checks", []) if {key: before.get(key) for key in about} == about else []
+    kept = [row for row in kept if row["check"] not in {row["check"] for row in rows}]
+    file.write_text(json.dumps(about | {"checks": kept + rows}, indent=1) + "\n", encoding="utf-8")
     return all(row["status"] == 0 for row in rows)
 
 
@@ -71,11 +77,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--name", action="store_true")
     parser.add_argument("--summary", type=Path, metavar="FILE")
+    parser.add_argument("--add", action="store_true")
     parser.add_argument("checks", nargs="*", metavar="NAME=STATUS:SECONDS")
     args = parser.parse_args()
     if args.name:
         print(name())
-    if args.summary and not summary(args.summary, args.checks):
+    if args.summary and not summary(args.summary, args.checks, args.add):
         raise SystemExit(1)
 
 

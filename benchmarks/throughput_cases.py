@@ -8,6 +8,7 @@ does not depend on them. Every effective batch holds the same lengths, so that e
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,5 +133,11 @@ def _draw(folder: Path, sizes: dict[str, Any]) -> None:
     kind = {"qwen2": tf.Qwen2Config, "llama": tf.LlamaConfig}[sizes.pop("kind")]
     ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None, "pad_token_id": tokenizer.eos_token_id}
     torch.manual_seed(0)
-    tf.AutoModelForCausalLM.from_config(kind(**sizes, **ends), dtype=torch.float32).save_pretrained(folder)
+    gpu = torch.cuda.is_available() and os.environ.get("HARNESS_DEVICE") != "cpu"
+    with torch.device("cuda" if gpu else "cpu"):  # one core of a host draws a hundred million numbers a second
+        model = tf.AutoModelForCausalLM.from_config(kind(**sizes, **ends), dtype=torch.float32)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    del model
+    if gpu:
+        torch.cuda.empty_cache()  # the sides are other processes

@@ -46,6 +46,12 @@ def n_bytes(tensors: Tensors) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
+def held_bytes(tensors: Tensors) -> int:
+    """What they take of host memory: torch makes each pinned block a power of two bytes large."""
+    sizes = ((t.numel() * t.element_size(), t.is_pinned()) for t in tensors.values())
+    return sum(1 << (n - 1).bit_length() if pinned and n else n for n, pinned in sizes)
+
+
 def host_bytes() -> int:
     """Room for copies of one run's checkpoints in host memory."""
     return max(MEMORY_BYTES, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4)
@@ -162,8 +168,8 @@ class Store:
             self._elsewhere.add(name)
             self.peak = max(self.peak, len(self.names()))
             return
-        size = sum(n_bytes(g) for g in groups.values())
-        held = sum(n_bytes(g) for kept, _ in self._memory.values() for g in kept.values())
+        size = sum(held_bytes(g) for g in groups.values())
+        held = sum(held_bytes(g) for kept, _ in self._memory.values() for g in kept.values())
         if held + size <= self.room:
             self._memory[name] = (groups, state)
             self._unwritten.add(name)

@@ -88,11 +88,18 @@ def readable(values: Sequence[float], intervals: Sequence[tuple[float, float]]) 
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
-    """At most so many round numbers from low to high, one step apart; the step is 1, 2 or 5 times a power of ten."""
+    """At most so many (two or more) round numbers from low to high: the finest step of 1, 2 or 5 times a power of ten.
+
+    One at least: between two neighbours of a step lie at most two numbers of the finer step before it.
+    """
     rough = (high - low) / max(1, most - 1)
     base = 10.0 ** math.floor(math.log10(rough)) if rough > 0 else 1.0
-    step = next(m * base for m in (1, 2, 5, 10) if m * base >= rough * (1 - 1e-9))
-    return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    found: list[float] = []
+    for step in (base, 2 * base, 5 * base, 10 * base):
+        found = [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+        if len(found) <= most:
+            break
+    return found
 
 
 def arrow(tip: float, cross: float, forward: bool, upright: bool = False) -> str:

@@ -10,7 +10,7 @@ import torch
 from scipy import optimize
 from scipy import stats as scipy_stats
 
-from benchmarks import power, selection_conflicts, throughput
+from benchmarks import hardware, power, selection_conflicts, throughput
 from benchmarks.throughput_peers import Turns, available
 from harness import record
 from harness.compare import Comparison, Difference
@@ -85,14 +85,14 @@ echo "limit $2"
 """
 
 
-def gpu_sh(tmp_path, **env):
+def gpu_sh(tmp_path, *asked, **env):
     for name, text in (("python", STUB), ("timeout", TIMEOUT)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    asked = {"PYTHON": str(tmp_path / "python"), "OUT": str(tmp_path / "out"), "LACKS": "", "PATH": path}
-    env = os.environ | asked | env
-    return subprocess.run([ROOT / "benchmarks" / "gpu.sh"], env=env, capture_output=True, text=True, timeout=60)
+    given = {"PYTHON": str(tmp_path / "python"), "OUT": str(tmp_path / "out"), "LACKS": "", "PATH": path}
+    env = os.environ | given | env
+    return subprocess.run([ROOT / "benchmarks" / "gpu.sh", *asked], env=env, capture_output=True, text=True, timeout=60)
 
 
 def test_all_checks_of_the_script_together_end_in_time(tmp_path):
@@ -106,6 +106,28 @@ def test_all_checks_of_the_script_together_end_in_time(tmp_path):
     assert "limit" not in done.stdout
     assert len(rows) == 9
     assert set(rows.values()) == {"124:0"}, "no time was left to begin"
+
+
+def test_checks_are_run_by_name_in_the_scripts_order(tmp_path):
+    done = gpu_sh(tmp_path, "ledger", "tests")
+    assert done.returncode == 0
+    assert [line for line in done.stdout.splitlines() if line.startswith("== ")][:2] == ["== tests", "== ledger"]
+    assert [line for line in done.stdout.splitlines() if line.startswith("limit ")] == ["limit 200", "limit 90"]
+    done = gpu_sh(tmp_path, "--cpu", "throughput-0.5b")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "gpu.sh: unknown check 'throughput-0.5b'; there are tests throughput-tiny memory rollback duel\n"
+    )
+
+
+def test_a_summary_keeps_what_other_checks_came_to(tmp_path):
+    file = tmp_path / "s.json"
+    assert not hardware.summary(file, ["tests=1:3", "duel=0:9"])
+    assert hardware.summary(file, ["tests=0:4"], add=True)
+    found = json.loads(file.read_text())["checks"]
+    assert {row["check"]: (row["status"], row["seconds"]) for row in found} == {"tests": (0, 4), "duel": (0, 9)}
+    assert hardware.summary(file, ["tests=0:4"])
+    assert len(json.loads(file.read_text())["checks"]) == 1
 
 
 def test_what_the_script_lacks_is_one_line(tmp_path):

@@ -99,6 +99,7 @@ def test_a_fork_takes_no_more_of_the_device_than_training(tmp_path, toy, tiny, m
     monkeypatch.setenv("HARNESS_DEVICE", "cuda")
     lab, *_ = make_lab(tmp_path, toy, tiny, budget=4)
     lab.train(lab.proportional(), "2 step", keep="none")
+    gc.collect()  # engines of earlier tests
     alone, peaks = torch.cuda.memory_allocated(), []
     for k in range(FORKS):
         torch.cuda.reset_peak_memory_stats()
@@ -115,6 +116,7 @@ def test_a_fork_of_another_model_takes_this_ones_place_on_the_device(tmp_path, t
     monkeypatch.setenv("HARNESS_DEVICE", "cuda")
     lab, _, engine, _ = make_lab(tmp_path, toy, tiny, budget=4)
     lab.train(lab.proportional(), "2 step", keep="none")
+    gc.collect()
     alone = torch.cuda.memory_allocated()
     for k in range(3):
         with lab.fork("proxy", model=str(tiny), budget="0.1 budget") as child:

@@ -154,6 +154,18 @@ def test_copies_that_do_not_fit_into_memory_come_from_disk(tmp_path):
     assert checkpoint.host_bytes() >= checkpoint.MEMORY_BYTES
 
 
+def test_a_pinned_copy_takes_a_power_of_two_bytes_of_the_room(tmp_path, monkeypatch):
+    """torch's host allocator rounds up: 80 bytes take 128, 64 take 64."""
+    found = {"w": torch.zeros(20), "v": torch.zeros(16), "none": torch.zeros(0)}
+    assert checkpoint.held_bytes(found) == 144
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda tensor: True)
+    assert checkpoint.held_bytes(found) == 192
+    store = checkpoint.Store(tmp_path / "c")
+    store.room = 191
+    store.save("1:1", {"model": found}, {})
+    assert list(store._memory) == []
+
+
 def tensors(x):
     return {"model": {"w": torch.full((20,), float(x))}}
 
