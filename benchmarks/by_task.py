@@ -1,4 +1,4 @@
-"""Scores of single tasks: python benchmarks/by_task.py RUNS.csv|MATRIX.yaml TASK... [--to ENTRY] [--means]
+"""Scores of single tasks: python benchmarks/by_task.py RUNS.csv|MATRIX.yaml TASK... [--to ENTRY] [--means] [--also RUNS.csv]
 
 Of lines of run_table.py, or of a matrix file's records in results/ and runs/. Markdown, a row an entry of each suite: its mean
 over seeds and the difference to the entry `--to` on the same seeds, with the 95 % interval of the paired t-test over seeds;
@@ -25,10 +25,11 @@ RATE = re.compile(r" lr=\S+$")
 Seeds = dict[int, dict[str, float]]  # by seed: `score` and each task, %
 
 
-def records(path: Path, runs: Path) -> dict[str, dict[str, Seeds]]:
-    """By suite and entry with its budget, of a matrix file's records."""
+def records(path: Path, runs: Path, seeds: str | None = None) -> dict[str, dict[str, Seeds]]:
+    """By suite and entry with its budget, of a matrix file's records; `seeds` instead of the file's."""
     found: dict[str, dict[str, Seeds]] = defaultdict(lambda: defaultdict(dict))
-    for cell in build(path, {}, Request(runs=runs), Path("results")).cells:
+    asked = {"seeds": seeds} if seeds else {}
+    for cell in build(path, asked, Request(runs=runs), Path("results")).cells:
         if cell.record:
             record = read(cell.record)
             budget = record.identity.budget.multiple
@@ -38,8 +39,8 @@ def records(path: Path, runs: Path) -> dict[str, dict[str, Seeds]]:
     return found
 
 
-def lines(path: Path) -> dict[str, dict[str, Seeds]]:
-    """By suite and entry, each in the order of the file."""
+def lines(path: Path, rates: bool = False) -> dict[str, dict[str, Seeds]]:
+    """By suite and entry, each in the order of the file; `rates`: names end with the learning rate."""
     found: dict[str, dict[str, Seeds]] = defaultdict(lambda: defaultdict(dict))
     with path.open(encoding="utf-8", newline="") as handle:
         for row in csv.DictReader(handle):
@@ -47,7 +48,8 @@ def lines(path: Path) -> dict[str, dict[str, Seeds]]:
             budget = "" if row["budget"] == "1" else f" {row['budget']}x"
             tasks = {name: float(value) for name, value in (pair.split("=") for pair in row["tasks"].split())}
             values = {name: 100 * value for name, value in {"score": float(row["score"]), **tasks}.items()}
-            found[row["suite"]][f"{row['strategy']} {options}".strip() + budget][int(row["seed"])] = values
+            rate = f" lr={row['lr']}" if rates else ""
+            found[row["suite"]][f"{row['strategy']} {options}".strip() + rate + budget][int(row["seed"])] = values
     return found
 
 
@@ -71,6 +73,8 @@ def main() -> None:
     parser.add_argument("tasks", nargs="+")
     parser.add_argument("--to", default="proportional")
     parser.add_argument("--means", action="store_true")
+    parser.add_argument("--seeds", help="in place of a matrix file's: 0-15")
+    parser.add_argument("--also", type=Path, metavar="RUNS.csv", help="these lines' entries too, named with their rate")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="of runs that are not submitted")
     args = parser.parse_args()
     out = sys.stdout.write
@@ -78,7 +82,9 @@ def main() -> None:
     heads = [head for task in args.tasks for head in (f"{task}, %", f"to {args.to}")[columns]]
     out(f"| suite | entry | seeds | {' | '.join(heads)} |\n| --- | --- | ---: |{' ---: |' * len(heads)}\n")
     matrix = args.runs.suffix in (".yaml", ".yml")
-    for suite, entries in (records(args.runs, args.folder) if matrix else lines(args.runs)).items():
+    more = lines(args.also, rates=True) if args.also else {}
+    for suite, found in (records(args.runs, args.folder, args.seeds) if matrix else lines(args.runs)).items():
+        entries = {**found, **more.get(suite, {})}
         for entry, seeds in entries.items():
             other = entries.get(args.to) if entry != args.to else None
             cells = [c for task in args.tasks for c in cell(seeds, other, task)[columns]]

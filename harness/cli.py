@@ -36,6 +36,9 @@ def main() -> NoReturn:
         if debug:
             raise
         _exit(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
     except click.ClickException as error:
         _exit(error.format_message().replace("\n", " "), 2)
     except OSError as error:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class HarnessError(Exception):
@@ -32,6 +34,15 @@ def disk_is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def raised_at(error: BaseException) -> str:
+    """`line 12 of mine.py`, the last file before this package or an installed one that an error came through; else nothing."""
+    package = str(Path(__file__).parent)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((package, "<")) and "site-packages" not in frame.filename:
+            return f"line {frame.lineno} of {Path(frame.filename).name}"
+    return ""
 
 
 class BudgetExhausted(BaseException):

@@ -15,7 +15,7 @@ from harness.core import Core, Data
 from harness.curves import SCENARIOS, Scenario
 from harness.data import tokenise
 from harness.engine import Step
-from harness.errors import BudgetExhausted, HarnessError
+from harness.errors import BudgetExhausted, HarnessError, raised_at
 from harness.flops import Arch
 from harness.journal import Journal
 from harness.lab import RunLab
@@ -252,5 +252,6 @@ def _run(plan: Plan, lab: RunLab) -> str:
         raise HarnessError(f"{plan.told}: {error}") from None  # a run that fails; a plan of it is a wrong request
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
-        raise HarnessError(f"{plan.told} cannot be planned: {what}") from error
+        at = raised_at(error)
+        raise HarnessError(f"{plan.told} cannot be planned: {what}{f' ({at})' if at else ''}") from error
     return "finished"

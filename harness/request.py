@@ -18,6 +18,8 @@ from harness.suite import MODES, Suite, load_suite
 
 Rows = dict[str, dict[str, list[Row]]]
 
+MOST_BUDGET = 1000.0  # times what size-proportional SFT takes
+
 
 @dataclass(frozen=True)
 class Request:
@@ -84,8 +86,10 @@ def prepare(request: Request, weights: bool = True) -> Plan:
         raise unknown("mode", request.mode, MODES)
     # What would be missing after the training is missing now.
     scoring = vllm_interpreter(request.vllm_python) if request.scorer == "vllm" else None
-    if not (math.isfinite(request.budget) and request.budget > 0):
-        raise HarnessError(f"budget {request.budget}: expected a positive multiple, such as 0.5 or 1x")
+    if not 0 < request.budget <= MOST_BUDGET:
+        raise HarnessError(
+            f"budget {request.budget}: expected a positive multiple up to {MOST_BUDGET:g}, such as 0.5 or 1x"
+        )
     if request.limit is not None and request.limit < 2:
         raise HarnessError(f"limit {request.limit}: expected at least 2 rows a task")
     if request.lr is not None and not (math.isfinite(request.lr) and request.lr > 0):

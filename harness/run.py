@@ -16,7 +16,7 @@ import yaml
 
 from harness import RULES_VERSION, __version__, durable, environment, ranks, record
 from harness.core import Core, Progress
-from harness.errors import BudgetExhausted, HarnessError, RunFailed, disk_is_full
+from harness.errors import BudgetExhausted, HarnessError, RunFailed, disk_is_full, raised_at
 from harness.journal import Journal
 from harness.ledger import Entry, Ledger, billed, by_phase
 from harness.paths import digest, file_digest, write_atomic
@@ -141,7 +141,8 @@ class _Run:
             if ranks.lost(error):
                 raise ranks.RankLost(str(error)) from error
             (self.folder / "error.txt").write_text(traceback.format_exc())
-            raise RunFailed(f"{plan.told} failed: {type(error).__name__}: {error} (see error.txt)") from error
+            where = "; ".join(filter(None, (raised_at(error), f"see {self.folder.name}/error.txt")))
+            raise RunFailed(f"{plan.told} failed: {type(error).__name__}: {error} ({where})") from error
         finally:
             self.outside = max(0.0, time.perf_counter() - began - lab.seconds_inside)
             journal.close()

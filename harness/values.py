@@ -43,7 +43,7 @@ class Length(NamedTuple):
         except ValueError:
             value = math.nan
         if unit not in ("step", "epoch", "budget") or not value > 0 or math.isinf(value):
-            raise HarnessError(f"length {text!r}: expected a positive '<number> step|epoch|budget', or REST")
+            raise HarnessError(f"length {text!r}: expected a positive '<number> step|epoch|budget', or 'rest'")
         if unit == "step" and value != int(value):
             raise HarnessError(f"length {text!r}: steps are whole numbers")
         return cls(value, unit)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ def failure(found: Mapping[str, Any]) -> str | None:
     if "stuck" in found:
         return f"it does not end: {found['stuck']}; let a verb that spends end every loop, or return"
     if "error" in found:
-        said = str(found["error"]).removesuffix(" (see error.txt)")
+        said = re.sub(r" \([^()]*/error\.txt\)$", "", str(found["error"]))
         if said.startswith("SystemExit"):
             said += "; return from run instead of ending the process"
         return f"{said} ({found['line']})" if found.get("line") else said

@@ -95,7 +95,7 @@ def test_what_crashes_or_comes_later_is_left_to_the_run_which_names_what_it_was_
     opening(prepare(asked()))
     assert not (tmp_path / "runs").exists()
     for options, said in (
-        ({"k": "0"}, "strategy mine (k=0) failed: ZeroDivisionError: division by zero (see error.txt)"),
+        ({"k": "0"}, "strategy mine (k=0) failed: ZeroDivisionError: division by zero (line "),
         ({"k": "-1", "late": "true"}, "strategy mine (k=-1, late=true) failed: ValueError: k is at least 1"),
         ({"tau": "1e999"}, "option tau='1e999' of mine: expected a finite number"),
     ):
