@@ -10,6 +10,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
+from mdit_py_plugins.anchors import anchors_plugin
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -89,7 +90,7 @@ def _document(path: Path) -> tuple[str, Markup] | None:
         return None
     text = path.read_text(encoding="utf-8")
     body = COMMENT.sub("", text.partition("\n")[2])
-    html = MarkdownIt("commonmark", {"html": False}).enable("table").render(body)
+    html = MarkdownIt("commonmark", {"html": False}).enable("table").use(anchors_plugin, max_level=4).render(body)
     html = LINK.sub(lambda m: f'href="{_page(m[1])}{m[2] or ""}"' if _page(m[1]) else 'href=""', html)
     html = NAMED.sub(
         lambda m: m[1] + str(escape(_title(document(DOCUMENTS[m[2]])))), html

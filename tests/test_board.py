@@ -557,6 +557,8 @@ def test_documents_are_whole_and_their_links_stay_on_the_site():
     assert '<a href="study-msft.html">' in found["study-pocket"][1]
     assert "0005-pocket.md" not in found["study-pocket"][1]
     assert '<a href="flops.html">How FLOPs are counted</a>' in found["rules"][1]
+    assert '<h3 id="one-task-one-rate"' in found["study-pocket"][1]  # as the repository's own pages name it
+    assert '"study-pocket.html#one-task-one-rate"' in found["study-cadft"][1]
     assert ".md" not in "".join(
         part.split('"')[0]
         for _, html in found.values()
