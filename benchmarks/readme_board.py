@@ -54,7 +54,8 @@ def markdown(s: Section) -> str:
         "The first column is a group and no rank: its rows are not told apart from the best of them by all pairwise tests "
         "together (Holm, 5 %). *Trained*: tokens that the answer was trained on, to `proportional`'s; the rest of the bill is "
         "looks, proxies, probes, reference models and what was thrown away. "
-        "All rows: [docs/studies/pocket.md](docs/studies/pocket.md); all runs: `harness site`.",
+        "All rows, and what hangs on one task and its rate: [docs/studies/pocket.md](docs/studies/pocket.md); "
+        "all runs: `harness site`.",
         "In the picture: entries at 1x with 95 % intervals, and scores at all budgets against what was billed; "
         "hollow marks lack seeds.",
         "",

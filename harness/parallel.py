@@ -5,14 +5,22 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeVar
+
+from harness.errors import RunFailed
 
 T = TypeVar("T")
 R = TypeVar("R")
 FEW = 64  # below this many a process costs more than it saves
+CHUNK = 32  # of what is streamed
 
 _work: tuple[Callable[[Any], Any], Sequence[Any]] | None = None  # what forked children see; a closure cannot be sent
 
@@ -25,8 +33,8 @@ def each(function: Callable[[T], R], things: Sequence[T], few: int = FEW) -> Ite
     global _work
     _work = function, things
     try:
-        with multiprocessing.get_context("fork").Pool(min(jobs(), len(things))) as pool:
-            yield from pool.imap(_at, range(len(things)), chunksize=max(1, min(64, len(things) // (4 * jobs()))))
+        with _processes(min(jobs(), len(things))) as pool:
+            yield from pool.map(_at, range(len(things)), chunksize=max(1, min(64, len(things) // (4 * jobs()))))
     finally:
         _work = None
 
@@ -39,8 +47,15 @@ def streamed(function: Callable[[T], R], things: Iterable[T], about: int) -> Ite
     if about < FEW or jobs() < 2:
         yield from map(function, things)
         return
-    with multiprocessing.get_context("fork").Pool(jobs()) as pool:
-        yield from pool.imap(function, things, chunksize=32)
+    rest = iter(things)
+    begun: deque[Future[list[R]]] = deque()
+    with _processes(jobs()) as pool:
+        while some := list(islice(rest, CHUNK)):
+            begun.append(pool.submit(_all, function, some))
+            if len(begun) > 4 * jobs():  # no more in memory than keeps all at work
+                yield from begun.popleft().result()
+        while begun:
+            yield from begun.popleft().result()
 
 
 def jobs() -> int:
@@ -59,7 +74,34 @@ def collected() -> Iterator[None]:
         gc.freeze()
 
 
+@contextmanager
+def _processes(n: int) -> Iterator[ProcessPoolExecutor]:
+    """Forks that end by being told, not by a signal: a handler that the parent has (Ray's, a launcher's) is theirs as well.
+
+    RunFailed: one of them was killed; `multiprocessing.Pool` would wait for its results for ever.
+    """
+    pool = ProcessPoolExecutor(n, multiprocessing.get_context("fork"), initializer=_forked)
+    try:
+        with pool:
+            try:
+                yield pool
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+    except BrokenProcessPool:
+        raise RunFailed("a worker process was killed from outside; is memory short?") from None
+
+
+def _forked() -> None:
+    """A child's signals: Ctrl-C is the parent's to answer, SIGTERM ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _at(k: int) -> Any:
     assert _work is not None
     function, things = _work
     return function(things[k])
+
+
+def _all(function: Callable[[T], R], things: Sequence[T]) -> list[R]:
+    return [function(thing) for thing in things]
