@@ -77,11 +77,13 @@ def main() -> None:
     parser.add_argument("--also", type=Path, metavar="RUNS.csv", help="these lines' entries too, named with their rate")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="of runs that are not submitted")
     args = parser.parse_args()
+    matrix = args.runs.suffix in (".yaml", ".yml")
+    if args.seeds and not matrix:
+        parser.error("--seeds is for a matrix file")
     out = sys.stdout.write
     columns = slice(0, 1 if args.means else 2)
     heads = [head for task in args.tasks for head in (f"{task}, %", f"to {args.to}")[columns]]
     out(f"| suite | entry | seeds | {' | '.join(heads)} |\n| --- | --- | ---: |{' ---: |' * len(heads)}\n")
-    matrix = args.runs.suffix in (".yaml", ".yml")
     more = lines(args.also, rates=True) if args.also else {}
     for suite, found in (records(args.runs, args.folder, args.seeds) if matrix else lines(args.runs)).items():
         entries = {**found, **more.get(suite, {})}

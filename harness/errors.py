@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sysconfig
 import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -37,10 +38,10 @@ def disk_is_full(error: BaseException | None) -> bool:
 
 
 def raised_at(error: BaseException) -> str:
-    """`line 12 of mine.py`, the last file before this package or an installed one that an error came through; else nothing."""
-    package = str(Path(__file__).parent)
+    """`line 12 of mine.py`, the last that an error came through, but for this package's, installed ones and Python's own."""
+    others = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith((package, "<")) and "site-packages" not in frame.filename:
+        if not frame.filename.startswith(others) and "-packages" not in frame.filename:
             return f"line {frame.lineno} of {Path(frame.filename).name}"
     return ""
 

@@ -206,7 +206,8 @@ def read(path: Path) -> Record:
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        why = "the run has not ended; its command goes on" if (path / "config.yaml").is_file() else error.strerror
+        begun = isinstance(error, FileNotFoundError) and (path / "config.yaml").is_file()
+        why = "the run has not ended; its command goes on" if begun else error.strerror
         raise HarnessError(f"no record at {str(path)!r}: {why}") from None
     except UnicodeDecodeError:
         raise HarnessError(f"record {str(file)!r}: not UTF-8 text") from None

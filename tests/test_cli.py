@@ -161,6 +161,7 @@ def test_scoring_a_run_again_gives_its_scores_and_leaves_its_record(ran, tmp_pat
         (["run", "-o", "x"], "option 'x': expected key=value"),
         (["run", "--budget", "lots"], "budget 'lots': expected a positive multiple"),
         (["run", "--budget", "0"], "expected a positive multiple"),
+        (["run", "--budget", "1001"], "expected a positive multiple up to 1000"),
         (["run", "--budget", "1e-6"], "one step of this suite needs"),
         (["run", "--lr", "-1"], "lr -1.0: expected a positive number"),
         (["run", "--limit", "0"], "limit 0: expected at least 2"),
@@ -177,6 +178,13 @@ def test_a_wrong_request_is_one_line_and_exit_2(args, message, tmp_path):
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
+
+
+def test_the_bare_command_prints_its_help_and_exits_2(tmp_path):
+    done = harness(cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Usage: ")
+    assert "verify  " in done.stderr
 
 
 STRATEGY = '''"""{summary}"""

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from textwrap import dedent
 
 import pytest
@@ -56,24 +56,22 @@ def fail(x: int) -> int:
     return x
 
 
-def test_an_error_of_the_function_is_the_callers() -> None:
-    with pytest.raises(ValueError, match="seventy"):
-        list(parallel.each(fail, range(200)))
-    with pytest.raises(ValueError, match="seventy"):
-        list(parallel.streamed(fail, range(200), 200))
-
-
 def killed(x: int) -> int:
     if x == 70:
         os.kill(os.getpid(), signal.SIGKILL)
     return x
 
 
-def test_a_killed_process_is_one_line() -> None:
-    with pytest.raises(RunFailed, match="a worker process was killed"):
-        list(parallel.each(killed, range(200)))
-    with pytest.raises(RunFailed, match="a worker process was killed"):
-        list(parallel.streamed(killed, range(200), 200))
+@pytest.mark.parametrize(
+    ("work", "error", "said"), [(fail, ValueError, "seventy"), (killed, RunFailed, "a worker process was killed")]
+)
+def test_an_error_and_a_killed_process_are_the_callers(
+    work: Callable[[int], int], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        list(parallel.each(work, range(200)))
+    with pytest.raises(error, match=said):
+        list(parallel.streamed(work, range(200), 200))
 
 
 def test_who_stops_listening_stops_the_work() -> None:
